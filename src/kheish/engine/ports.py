@@ -1,0 +1,73 @@
+"""What the engine needs from the rest of the house. The composition root hands it in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kheish.engine.entries import Entry, Recorded, RouteRef
+from kheish.engine.state import RunState, SessionState
+from kheish.providers.protocol import Provider
+from kheish.store.database import Transaction
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transition:
+    """One commit of one session: what happened and what it leads to."""
+
+    session_id: str
+    entries: tuple[Recorded, ...]
+    runs: tuple[RunState, ...]
+    """The state of every run the entries touched, after them (terminal ones included)."""
+    session: SessionState
+    """After the entries."""
+
+
+class Projection(Protocol):
+    """Keeps a capability's tables in step with the journal, in the same transaction."""
+
+    def apply(self, transaction: Transaction, transition: Transition) -> None:
+        """Write this capability's rows and publish its feed events for ``transition``."""
+        ...
+
+
+class Journal(Protocol):
+    """Where entries live. Append is all or nothing and durable on return."""
+
+    async def append(
+        self, transition: Transition, *, also: Callable[[Transaction], None] | None = None
+    ) -> None: ...
+
+    async def load(self, session_id: str) -> Sequence[Recorded]: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proposal:
+    """A new entry somebody wants recorded, and the run it belongs to."""
+
+    entry: Entry
+    run_id: str | None = None
+
+
+Rule = Callable[[SessionState, int], Sequence[Proposal]]
+"""A capability's pure rule: (session state, now in ms) → entries. It raises a `Problem` to refuse. An empty result
+changes nothing. Rules run inside the session's own task, so what they see cannot change under them."""
+
+
+class Models(Protocol):
+    """Finds the provider of a pinned route."""
+
+    def provider_for(self, route: RouteRef) -> Provider:
+        """Return the provider.
+
+        Raises:
+            Problem: the route is gone; the run fails naming it.
+        """
+        ...
+
+
+class LiveEvents(Protocol):
+    """Token deltas and other events that are never stored."""
+
+    def publish_live(self, type: str, *, session_id: str, run_id: str, data: dict[str, object]) -> None: ...

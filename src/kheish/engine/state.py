@@ -1,0 +1,335 @@
+"""fold: journal entries → the state of a run and of its session. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from kheish.core.jsonvalue import JsonObject
+from kheish.core.messages import FinishReason, Generation, TextPart, ToolCallPart, ToolChoice, Usage
+from kheish.engine import entries as e
+from kheish.engine.entries import Decision, Recorded, RouteRef, Ruling, RunStatus
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallState:
+    """One tool call of the current message and how far it came."""
+
+    call: ToolCallPart
+    decision: Decision | None = None
+    resolution: JsonObject | None = None
+    """How a human resolved the approval."""
+    question: JsonObject | None = None
+    intent: e.ToolIntended | None = None
+    finished: e.ToolFinished | None = None
+
+    @property
+    def input(self) -> JsonObject:
+        """What to execute: a human's replacement, else the normalised input, else the model's."""
+        if self.resolution is not None and isinstance(updated := self.resolution.get("updated_input"), dict):
+            return updated
+        if self.decision is not None and self.decision.input is not None:
+            return self.decision.input
+        return self.call.input
+
+    @property
+    def asking(self) -> bool:
+        """Waiting for a human's approval."""
+        return self.decision is not None and self.decision.ruling is Ruling.ASK and self.resolution is None
+
+    @property
+    def in_doubt(self) -> bool:
+        """The intent is durable, the outcome is not: it may have run."""
+        return self.intent is not None and self.finished is None
+
+    @property
+    def denied(self) -> bool:
+        """A rule, a mode or a human said no, or the runtime refused the call."""
+        if self.decision is None:
+            return False
+        if self.decision.ruling is Ruling.ASK:
+            return self.resolution is not None and self.resolution.get("behavior") == "deny"
+        return self.decision.ruling in (Ruling.DENY, Ruling.REFUSE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunState:
+    """Everything that is known about one run; each field comes from the journal."""
+
+    run_id: str
+    session_id: str
+    agent_id: str
+    kind: str
+    status: RunStatus
+    accepted: e.InputAccepted
+    submitted_at_ms: int
+    updated_at_ms: int
+    first_offset: int
+    last_offset: int
+    started_at_ms: int | None = None
+    finished_at_ms: int | None = None
+    turn: int = 0
+    """Model replies recorded so far."""
+    replied: e.ModelReplied | None = None
+    calls: tuple[CallState, ...] = ()
+    """The calls of the last assistant message."""
+    failed_attempts: int = 0
+    """Failed attempts of the current model call."""
+    last_failure: e.ModelFailed | None = None
+    due_at_ms: int | None = None
+    """The run waits until then."""
+    max_output_tokens: int | None = None
+    """Raised or lowered ceiling for the next model call."""
+    tool_choice: ToolChoice | None = None
+    """Forced for the next model call."""
+    follow_ups: int = 0
+    truncations: int = 0
+    partial_text: str = ""
+    """Text of replies that were cut off, to be continued."""
+    files_modified: frozenset[str] = frozenset()
+    approvals_asked: int = 0
+    questions_asked: int = 0
+    stop: e.StopRequested | None = None
+    error: str | None = None
+    output: str | None = None
+    resumes: int = 0
+    """Resumes since the run last made progress."""
+    usage: Usage = Usage()
+
+    @property
+    def route(self) -> RouteRef:
+        return self.accepted.route
+
+    @property
+    def generation(self) -> Generation:
+        return self.accepted.generation
+
+    @property
+    def pending_approvals(self) -> tuple[JsonObject, ...]:
+        """ApprovalRequest objects a human has not resolved yet, in call order."""
+        if self.status.terminal:
+            return ()
+        found = (call.decision.approval for call in self.calls if call.asking and call.decision is not None)
+        return tuple(request for request in found if request is not None)
+
+    @property
+    def pending_questions(self) -> tuple[JsonObject, ...]:
+        """UserQuestionRequest objects a human has not answered yet."""
+        if self.status.terminal:
+            return ()
+        return tuple(call.question for call in self.calls if call.question is not None and call.finished is None)
+
+    def call(self, call_id: str) -> CallState | None:
+        return next((call for call in self.calls if call.call.call_id == call_id), None)
+
+
+def accept(recorded: Recorded, entry: e.InputAccepted) -> RunState:
+    """The state of a run right after its acceptance."""
+    assert recorded.run_id is not None
+    return RunState(
+        run_id=recorded.run_id,
+        session_id=recorded.session_id,
+        agent_id=entry.agent_id,
+        kind=entry.kind,
+        status=RunStatus.QUEUED,
+        accepted=entry,
+        submitted_at_ms=recorded.at_ms,
+        updated_at_ms=recorded.at_ms,
+        first_offset=recorded.offset,
+        last_offset=recorded.offset,
+    )
+
+
+def apply(state: RunState, recorded: Recorded) -> RunState:
+    """Return the state after one more entry of this run."""
+    moved = replace(state, updated_at_ms=recorded.at_ms, last_offset=recorded.offset)
+    entry = recorded.entry
+    match entry:
+        case e.RunStarted():
+            return replace(moved, status=RunStatus.RUNNING, started_at_ms=recorded.at_ms)
+        case e.ModelReplied():
+            return _after_reply(moved, entry)
+        case e.ModelFailed():
+            return replace(
+                moved,
+                failed_attempts=entry.attempt,
+                last_failure=entry,
+                due_at_ms=entry.retry_at_ms,
+                max_output_tokens=entry.max_output_tokens or moved.max_output_tokens,
+            )
+        case e.CallsDecided():
+            return _after_decisions(moved, entry)
+        case e.ApprovalsResolved():
+            return _after_resolutions(moved, entry)
+        case e.QuestionRequested(call_id=call_id, request=request):
+            return replace(
+                _with_call(moved, call_id, question=request),
+                status=RunStatus.WAITING_FOR_USER_QUESTION,
+                due_at_ms=_optional_int(request.get("expires_at_ms")),
+                questions_asked=moved.questions_asked + 1,
+            )
+        case e.QuestionResolved():
+            return replace(moved, status=RunStatus.RUNNING, kind="user_question_resume", due_at_ms=None)
+        case e.ToolIntended(call_id=call_id):
+            return _with_call(moved, call_id, intent=entry)
+        case e.ToolFinished():
+            return _after_result(moved, entry)
+        case e.FollowedUp():
+            return _after_follow_up(moved, entry)
+        case e.Woken():
+            return replace(moved, due_at_ms=None)
+        case e.Resumed():
+            return replace(moved, resumes=moved.resumes + 1)
+        case e.StopRequested():
+            return replace(moved, stop=entry)
+        case e.RunEnded():
+            return replace(
+                moved,
+                status=entry.status,
+                error=entry.error,
+                output=entry.output,
+                finished_at_ms=recorded.at_ms,
+                due_at_ms=None,
+            )
+        case e.InputAccepted() | e.SessionEnded():
+            return moved
+
+
+def _after_reply(state: RunState, entry: e.ModelReplied) -> RunState:
+    calls = tuple(CallState(call=part) for part in entry.parts if isinstance(part, ToolCallPart))
+    total = state.usage
+    return replace(
+        state,
+        turn=entry.turn,
+        replied=entry,
+        calls=calls,
+        failed_attempts=0,
+        last_failure=None,
+        max_output_tokens=None,
+        tool_choice=None,
+        resumes=0,
+        usage=Usage(
+            input_tokens=total.input_tokens + entry.usage.input_tokens,
+            output_tokens=total.output_tokens + entry.usage.output_tokens,
+            cached_input_tokens=total.cached_input_tokens + entry.usage.cached_input_tokens,
+            cost_usd=total.cost_usd + entry.usage.cost_usd,
+        ),
+    )
+
+
+def _after_decisions(state: RunState, entry: e.CallsDecided) -> RunState:
+    by_id = {decision.call_id: decision for decision in entry.decisions}
+    calls = tuple(replace(call, decision=by_id.get(call.call.call_id, call.decision)) for call in state.calls)
+    asked = sum(decision.ruling is Ruling.ASK for decision in entry.decisions)
+    status = RunStatus.WAITING_FOR_APPROVAL if asked else state.status
+    return replace(state, calls=calls, status=status, approvals_asked=state.approvals_asked + asked)
+
+
+def _after_resolutions(state: RunState, entry: e.ApprovalsResolved) -> RunState:
+    by_id = {resolution["request_id"]: resolution for resolution in entry.resolutions}
+    calls = tuple(
+        replace(call, resolution=by_id.get(call.decision.approval["id"], call.resolution))
+        if call.decision is not None and call.decision.approval is not None
+        else call
+        for call in state.calls
+    )
+    if any(call.asking for call in calls):
+        return replace(state, calls=calls)
+    return replace(state, calls=calls, status=RunStatus.RUNNING, kind="approval_resume")
+
+
+def _after_result(state: RunState, entry: e.ToolFinished) -> RunState:
+    modified = {
+        str(update["path"]) for update in entry.context_updates if update.get("type") == "file_modified" and "path" in update
+    }
+    moved = _with_call(state, entry.call_id, finished=entry)
+    return replace(moved, files_modified=state.files_modified | modified, resumes=0)
+
+
+def _after_follow_up(state: RunState, entry: e.FollowedUp) -> RunState:
+    truncated = entry.reason == "output_truncated"
+    cut = "" if state.replied is None else _visible_text(state.replied)
+    return replace(
+        state,
+        replied=None,
+        calls=(),
+        follow_ups=state.follow_ups + (not truncated),
+        truncations=state.truncations + 1 if truncated else 0,
+        partial_text=state.partial_text + cut if truncated else "",
+        tool_choice=entry.tool_choice,
+        max_output_tokens=entry.max_output_tokens,
+    )
+
+
+def _visible_text(reply: e.ModelReplied) -> str:
+    return "".join(part.text for part in reply.parts if isinstance(part, TextPart))
+
+
+def final_text(state: RunState) -> str:
+    """The assistant's answer so far, continuations of cut-off replies joined."""
+    return state.partial_text + ("" if state.replied is None else _visible_text(state.replied))
+
+
+def was_truncated(state: RunState) -> bool:
+    """The last reply hit the output ceiling and asks for no tools."""
+    return state.replied is not None and state.replied.finish_reason is FinishReason.MAX_TOKENS and not state.calls
+
+
+def _with_call(state: RunState, call_id: str, **changes: object) -> RunState:
+    calls = tuple(
+        replace(call, **changes) if call.call.call_id == call_id else call  # type: ignore[arg-type]  # names checked by callers
+        for call in state.calls
+    )
+    return replace(state, calls=calls)
+
+
+def _optional_int(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionState:
+    """One session's execution: at most one active run, the rest in order of submission."""
+
+    session_id: str
+    next_offset: int = 1
+    active: RunState | None = None
+    queue: tuple[RunState, ...] = ()
+
+    def run(self, run_id: str) -> RunState | None:
+        """The live run with this id; None when it is terminal or not of this session."""
+        live = self.queue if self.active is None else (self.active, *self.queue)
+        return next((run for run in live if run.run_id == run_id), None)
+
+    @property
+    def busy(self) -> bool:
+        return self.active is not None or bool(self.queue)
+
+
+def advance(session: SessionState, recorded: Recorded) -> SessionState:
+    """Return the session after one more entry."""
+    session = replace(session, next_offset=recorded.offset + 1)
+    entry = recorded.entry
+    if recorded.run_id is None:
+        return session
+    if isinstance(entry, e.InputAccepted):
+        return replace(session, queue=(*session.queue, accept(recorded, entry)))
+    before = session.run(recorded.run_id)
+    if before is None:
+        return session
+    after = apply(before, recorded)
+    queue = tuple(run for run in session.queue if run.run_id != after.run_id)
+    if after.status.terminal:
+        active = None if session.active is not None and session.active.run_id == after.run_id else session.active
+        return replace(session, active=active, queue=queue)
+    if after.status is RunStatus.QUEUED:
+        return replace(session, queue=tuple(after if run.run_id == after.run_id else run for run in session.queue))
+    return replace(session, active=after, queue=queue)
+
+
+def fold(session_id: str, journal: Iterable[Recorded]) -> SessionState:
+    """The session's state from its whole journal."""
+    session = SessionState(session_id=session_id)
+    for recorded in journal:
+        session = advance(session, recorded)
+    return session

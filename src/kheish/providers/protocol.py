@@ -1,0 +1,91 @@
+"""What the engine needs from a model provider, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from kheish.core.messages import FinishReason, Generation, Message, Part, ToolSpec, Usage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelRequest:
+    """One model call, complete: an adapter needs nothing else and remembers nothing."""
+
+    model: str
+    system: tuple[str, ...]
+    """Instruction sections, most stable first."""
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...]
+    generation: Generation
+    """Merged already; `generation.model` is not looked at again."""
+    cache_key: str | None = None
+    """Stable for one session; a hint for providers that cache prefixes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextDelta:
+    """A piece of visible text as it arrives."""
+
+    text: str
+    part: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelReply:
+    """The whole reply. Tool calls carry the provider's ids only: the engine mints `call_id` (adapters leave "")."""
+
+    parts: tuple[Part, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    response_id: str | None = None
+
+
+class ErrorKind(StrEnum):
+    CONTEXT_WINDOW_EXCEEDED = "context_window_exceeded"
+    RATE_LIMITED = "rate_limited"
+    AUTH = "auth"
+    INVALID_REQUEST = "invalid_request"
+    SERVER_OVERLOADED = "server_overloaded"
+    TRANSPORT = "transport"
+    UNKNOWN = "unknown"
+
+
+class ProviderError(Exception):
+    """A model call failed. The text is safe to show: it holds no upstream free text and no credential."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: ErrorKind,
+        retryable: bool,
+        status: int | None = None,
+        retry_after_ms: int | None = None,
+        retry_max_output_tokens: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.kind = kind
+        self.retryable = retryable
+        self.status = status
+        self.retry_after_ms = retry_after_ms
+        """The provider's own wish, capped; None when it named none."""
+        self.retry_max_output_tokens = retry_max_output_tokens
+        """Rule 12 of the providers spec: retry at once with this ceiling."""
+
+
+class Provider(Protocol):
+    """One driver bound to one route's endpoint and credential."""
+
+    driver: str
+
+    def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelReply]:
+        """Yield deltas, then exactly one `ModelReply`, last.
+
+        Raises:
+            ProviderError: anything went wrong, a stream that ended before the provider's own last event included.
+        """
+        ...

@@ -1,0 +1,231 @@
+"""The `Database` protocol and its SQLite implementation: one writer thread with group commit, readers beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from kheish.core.problems import Problem, StoreUnavailable
+from kheish.store.events import FeedEvent
+
+T = TypeVar("T")
+
+_MAX_GROUP = 256
+"""Units in one commit: bounds how long a caller waits behind others."""
+_READERS = 2
+"""More readers only contend for the interpreter."""
+
+
+@dataclass(slots=True)
+class Transaction:
+    """One unit of work inside a group commit. `published` reaches subscribers once the commit is durable."""
+
+    connection: sqlite3.Connection
+    published: list[FeedEvent] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WriteStatistics:
+    """Counted since start."""
+
+    commits: int
+    units: int
+    failed_units: int
+
+
+class Database(Protocol):
+    """Durable rows. A `write` that returned has its data on disk."""
+
+    async def write(self, unit: Callable[[Transaction], T]) -> T:
+        """Run ``unit`` in a savepoint of the next commit.
+
+        Raises:
+            StoreUnavailable: the commit failed (disk full, read-only, damaged); nothing was changed.
+            Problem: ``unit`` raised it; its savepoint was rolled back.
+        """
+        ...
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``query`` on a read-only connection off the event loop."""
+        ...
+
+    @property
+    def statistics(self) -> WriteStatistics: ...
+
+
+class _Unit(Generic[T]):
+    __slots__ = ("error", "future", "loop", "published", "result", "work")
+
+    def __init__(self, work: Callable[[Transaction], T], loop: asyncio.AbstractEventLoop) -> None:
+        self.work = work
+        self.loop = loop
+        self.future: asyncio.Future[T] = loop.create_future()
+        self.result: T | None = None
+        self.error: BaseException | None = None
+        self.published: list[FeedEvent] = []
+
+    def settle(self) -> None:
+        if self.future.cancelled():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)  # type: ignore[arg-type]  # None only when T admits it
+
+
+class SqliteDatabase:
+    """SQLite in WAL mode with `synchronous=FULL`. Pass None as the path for an in-memory database."""
+
+    def __init__(self, path: Path | None, *, on_publish: Callable[[list[FeedEvent]], None] | None = None) -> None:
+        self._path = path
+        self._on_publish = on_publish
+        self._memory_name = f"file:kheish-{id(self):x}?mode=memory&cache=shared"
+        self._connection = self._connect()
+        self._inbox: queue.SimpleQueue[_Unit[Any] | None] = queue.SimpleQueue()
+        self._readers = ThreadPoolExecutor(max_workers=_READERS, thread_name_prefix="kheish-read")
+        self._local = threading.local()
+        self._reader_connections: list[sqlite3.Connection] = []
+        self._commits = self._units = self._failed = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, name="kheish-write", daemon=True)
+        self._thread.start()
+
+    @property
+    def statistics(self) -> WriteStatistics:
+        return WriteStatistics(commits=self._commits, units=self._units, failed_units=self._failed)
+
+    def subscribe(self, on_publish: Callable[[list[FeedEvent]], None]) -> None:
+        """Have ``on_publish`` called on the event loop, in id order, after each commit that published events."""
+        self._on_publish = on_publish
+
+    def run_offline(self, unit: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``unit`` on the writer's connection before the first `write` (migrations, boot checks)."""
+        return unit(self._connection)
+
+    async def write(self, unit: Callable[[Transaction], T]) -> T:
+        if self._closed:
+            raise StoreUnavailable("The store is closed; the daemon is shutting down.")
+        pending: _Unit[T] = _Unit(unit, asyncio.get_running_loop())
+        self._inbox.put(pending)
+        return await pending.future
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, self._read, query)
+
+    def close(self) -> None:
+        """Finish what is waiting, then close every connection."""
+        if self._closed:
+            return
+        self._closed = True
+        self._inbox.put(None)
+        self._thread.join()
+        self._readers.shutdown(wait=True)
+        for connection in self._reader_connections:
+            connection.close()
+        self._connection.close()
+
+    def _connect(self, *, read_only: bool = False) -> sqlite3.Connection:
+        if self._path is None:
+            connection = sqlite3.connect(self._memory_name, uri=True, check_same_thread=False, isolation_level=None)
+        else:
+            connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+            if not read_only:
+                connection.execute("PRAGMA journal_mode = WAL")
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA busy_timeout = 5000")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+            if self._path is None:
+                connection.execute("PRAGMA read_uncommitted = ON")
+        return connection
+
+    def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect(read_only=True)
+            self._reader_connections.append(connection)
+        return query(connection)
+
+    def _serve(self) -> None:
+        while (first := self._inbox.get()) is not None:
+            group, last = self._gather(first)
+            self._commit(group)
+            if last:
+                return
+
+    def _gather(self, first: _Unit[Any]) -> tuple[list[_Unit[Any]], bool]:
+        group = [first]
+        while len(group) < _MAX_GROUP:
+            try:
+                following = self._inbox.get_nowait()
+            except queue.Empty:
+                return group, False
+            if following is None:
+                return group, True
+            group.append(following)
+        return group, False
+
+    def _commit(self, group: list[_Unit[Any]]) -> None:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for unit in group:
+                self._run(unit)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._fail(group, error)
+        self._commits += 1
+        self._units += len(group)
+        self._failed += sum(unit.error is not None for unit in group)
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Unit[Any]]] = {}
+        for unit in group:
+            by_loop.setdefault(unit.loop, []).append(unit)
+        for loop, units in by_loop.items():
+            loop.call_soon_threadsafe(self._deliver, units)
+
+    def _run(self, unit: _Unit[Any]) -> None:
+        transaction = Transaction(self._connection)
+        self._connection.execute("SAVEPOINT unit")
+        try:
+            unit.result = unit.work(transaction)
+            unit.published = transaction.published
+        except sqlite3.OperationalError:
+            raise
+        # A unit belongs to its caller: whatever it raises goes back to that caller and touches no other unit.
+        except Exception as error:
+            self._connection.execute("ROLLBACK TO unit")
+            unit.error = error if isinstance(error, Problem) else _unexpected(error)
+        self._connection.execute("RELEASE unit")
+
+    def _fail(self, group: list[_Unit[Any]], error: sqlite3.Error) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        for unit in group:
+            unit.error = unit.error or StoreUnavailable(f"The store refused a write ({error}); nothing was changed.")
+            unit.error.__cause__ = unit.error.__cause__ or error
+            unit.published = []
+
+    def _deliver(self, units: list[_Unit[Any]]) -> None:
+        if self._on_publish is not None:
+            events = [event for unit in units for event in unit.published]
+            if events:
+                self._on_publish(events)
+        for unit in units:
+            unit.settle()
+
+
+def _unexpected(error: Exception) -> Exception:
+    if isinstance(error, sqlite3.Error):
+        problem = StoreUnavailable(f"The store refused a write ({error}); nothing was changed.")
+        problem.__cause__ = error
+        return problem
+    return error
