@@ -1,0 +1,91 @@
+"""Writes and checks the lock files: pinned, hashed, and silent about where packages come from."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNTIME = "requirements.lock"
+DEV = "requirements-dev.lock"
+QUARANTINE = timedelta(days=7)
+"""A release younger than this is not locked: most bad releases are withdrawn within days."""
+_LINE = re.compile(
+    r"""
+    (?P<name>[a-z0-9][a-z0-9._-]*)==(?P<version>[0-9][\w.+!]*)(\s;\s[\w\s.'"<>=!()]+)?\s\\   # a pinned package
+    | \s{4}--hash=sha256:[0-9a-f]{64}(\s\\)?                                                 # one of its files
+    | \s{4}\#(\svia)?(\s+(-c\s)?[\w.-]+(\s\(pyproject\.toml\))?)?                            # who asked for it
+    """,
+    re.VERBOSE,
+)
+
+
+def write() -> None:
+    """Resolve again for Linux and macOS; the runtime lock takes its versions from the development lock."""
+    before = (datetime.now(UTC) - QUARANTINE).strftime("%Y-%m-%dT00:00:00Z")
+    shared = [
+        "--universal",
+        "--python-version",
+        "3.11",
+        "--generate-hashes",
+        "--strip-extras",
+        "--exclude-newer",
+        before,
+    ]
+    silent = ["--no-header", "--no-emit-index-url", "--no-emit-find-links", "--quiet"]
+    compile_one = [sys.executable, "-m", "uv", "pip", "compile", "--upgrade", *shared, *silent, "pyproject.toml"]
+    for target in (["--extra", "dev", "-o", DEV], ["-c", DEV, "-o", RUNTIME]):
+        subprocess.run([*compile_one, *target], cwd=ROOT, env=_environment(), check=True, stdout=subprocess.DEVNULL)
+    check()
+
+
+def check() -> None:
+    """Exit 1 when a lock file holds anything but pins, hashes and package names, or misses a requirement."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    runtime = project["dependencies"]
+    faults = [*_faults(RUNTIME, runtime), *_faults(DEV, [*runtime, *project["optional-dependencies"]["dev"]])]
+    pins, dev_pins = _pins(RUNTIME), _pins(DEV)
+    faults += [
+        f"{RUNTIME}: {name} {pins[name]} differs from {DEV}" for name in pins if dev_pins.get(name) != pins[name]
+    ]
+    if faults:
+        sys.exit("\n".join(faults))
+    print(f"{len(pins)} runtime and {len(dev_pins)} development packages pinned and hashed; no index named")
+
+
+def _faults(lock: str, requirements: list[str]) -> Iterator[str]:
+    # Late, so that this file loads without the environment it describes.
+    from packaging.requirements import Requirement
+
+    for number, line in enumerate((ROOT / lock).read_text().splitlines(), 1):
+        if not _LINE.fullmatch(line):
+            yield f"{lock}:{number}: not a pin, a hash or a package name: {line.strip()}"
+    pins = _pins(lock)
+    for requirement in map(Requirement, requirements):
+        version = pins.get(requirement.name)
+        if version is None or not requirement.specifier.contains(version):
+            yield f"{lock}: {requirement} is not satisfied ({version}); run ./dev lock"
+
+
+def _pins(lock: str) -> dict[str, str]:
+    found = map(_LINE.fullmatch, (ROOT / lock).read_text().splitlines())
+    return {match["name"]: match["version"] for match in found if match and match["name"]}
+
+
+def _environment() -> dict[str, str]:
+    """Hand pip's own index settings on to the resolver."""
+    environment = dict(os.environ)
+    for ours, theirs in (("UV_DEFAULT_INDEX", "PIP_INDEX_URL"), ("UV_INDEX", "PIP_EXTRA_INDEX_URL")):
+        if theirs in environment:
+            environment.setdefault(ours, environment[theirs])
+    return environment
+
+
+if __name__ == "__main__":
+    {"write": write, "check": check}[sys.argv[1]]()
