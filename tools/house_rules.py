@@ -28,10 +28,23 @@ def faults(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(text, str(path))):
         if isinstance(node, ast.ExceptHandler) and _is_broad(node) and not _explained(node, source):
             yield f"{path}:{node.lineno}: a broad except names its boundary in a comment"
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            yield from (f"{path}:{node.lineno}: {module} belongs to another room" for module in _foreign(node, path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines > FUNCTION_LINES:
                 yield f"{path}:{node.lineno}: {node.name} has {lines} lines (limit {FUNCTION_LINES})"
+
+
+def _foreign(node: ast.ImportFrom | ast.Import, path: Path) -> Iterator[str]:
+    """Yield another capability's store.py where ``node`` imports one; only the composition root may know them all."""
+    room = path.parts[2] if path.parts[:2] == ("src", "kheish") else "daemon"
+    parents = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+    names = [] if isinstance(node, ast.Import) else [f"{node.module}.{alias.name}" for alias in node.names]
+    for module in {".".join(name.split(".")[:3]) for name in [*parents, *names]}:
+        package, _, rest = module.partition(".")
+        if package == "kheish" and rest.endswith(".store") and rest != f"{room}.store" and room != "daemon":
+            yield module
 
 
 def _is_broad(handler: ast.ExceptHandler) -> bool:
