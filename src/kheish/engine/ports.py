@@ -35,9 +35,7 @@ class Projection(Protocol):
 class Journal(Protocol):
     """Where entries live. Append is all or nothing and durable on return."""
 
-    async def append(
-        self, transition: Transition, *, also: Callable[[Transaction], None] | None = None
-    ) -> None: ...
+    async def append(self, transition: Transition, *, also: Callable[[Transaction], None] | None = None) -> None: ...
 
     async def load(self, session_id: str) -> Sequence[Recorded]: ...
 

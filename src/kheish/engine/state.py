@@ -240,7 +240,9 @@ def _after_resolutions(state: RunState, entry: e.ApprovalsResolved) -> RunState:
 
 def _after_result(state: RunState, entry: e.ToolFinished) -> RunState:
     modified = {
-        str(update["path"]) for update in entry.context_updates if update.get("type") == "file_modified" and "path" in update
+        str(update["path"])
+        for update in entry.context_updates
+        if update.get("type") == "file_modified" and "path" in update
     }
     moved = _with_call(state, entry.call_id, finished=entry)
     return replace(moved, files_modified=state.files_modified | modified, resumes=0)

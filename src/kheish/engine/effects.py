@@ -1,0 +1,314 @@
+"""perform: the only place with effects. One model call, or one batch of tool calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+from kheish.tools.limits import ToolRuntimeLimits
+from kheish.tools.runtime import BatchBudget, ToolRuntime
+
+from kheish.core.clock import Clock
+from kheish.core.ids import IdSource
+from kheish.core.jsonvalue import JsonObject
+from kheish.core.messages import FinishReason, Generation, Message, Part, ToolCallPart
+from kheish.core.problems import Problem
+from kheish.engine.decide import MAX_ATTEMPTS, CallModel
+from kheish.engine.entries import ModelFailed, ModelReplied, Ruling, ToolFinished, ToolIntended
+from kheish.engine.ports import LiveEvents, Models
+from kheish.engine.state import CallState, RunState
+from kheish.providers.protocol import ModelReply, ModelRequest, ProviderError, TextDelta
+from kheish.tools.protocol import OutputEmitted, Prepared, Replay, TodosWritten, ToolCall, ToolContext, ToolOutcome
+
+log = structlog.get_logger(__name__)
+
+RETRY_STEP_MS = 1000
+"""Wait before the n-th retry when the provider names no time: n seconds (providers spec, rule 10)."""
+INTERRUPTED: JsonObject = {"error": "The call was stopped before it finished.", "interrupted": True}
+IN_DOUBT: JsonObject = {
+    "error": "The daemon restarted while this call ran; it may or may not have taken effect and was not repeated.",
+    "interrupted": True,
+    "reason": "daemon_restart",
+}
+
+
+class ModelCaller:
+    """Makes one attempt of a model call and says what to record."""
+
+    def __init__(
+        self,
+        *,
+        models: Models,
+        tools: ToolRuntime,
+        live: LiveEvents,
+        clock: Clock,
+        ids: IdSource,
+        system: Callable[[RunState], tuple[str, ...]],
+    ) -> None:
+        self._models = models
+        self._tools = tools
+        self._live = live
+        self._clock = clock
+        self._ids = ids
+        self._system = system
+
+    async def call(self, run: RunState, step: CallModel, messages: tuple[Message, ...]) -> ModelReplied | ModelFailed:
+        """Stream one reply; deltas go to the live feed."""
+        self._announce(run, step)
+        try:
+            reply = await self._stream(run, step, messages)
+        except ProviderError as error:
+            return self._failure(step, error)
+        except Problem as problem:
+            return ModelFailed(turn=step.turn, attempt=step.attempt, kind=problem.code, message=problem.detail)
+        return ModelReplied(
+            turn=step.turn,
+            message_id=self._ids.new("msg"),
+            parts=self._with_call_ids(reply),
+            finish_reason=reply.finish_reason,
+            usage=reply.usage,
+            response_id=reply.response_id,
+        )
+
+    async def _stream(self, run: RunState, step: CallModel, messages: tuple[Message, ...]) -> ModelReply:
+        provider = self._models.provider_for(run.route)
+        final: ModelReply | None = None
+        async for item in provider.stream(self._request(run, step, messages)):
+            match item:
+                case TextDelta(text=text, part=part):
+                    data = {"turn": step.turn, "attempt": step.attempt, "part": part, "text": text}
+                    self._publish(run, "output_delta", data)
+                case ModelReply():
+                    final = item
+        if final is None:
+            raise AssertionError(f"the {provider.driver} adapter ended without a reply")
+        return final
+
+    def _request(self, run: RunState, step: CallModel, messages: tuple[Message, ...]) -> ModelRequest:
+        base = run.generation
+        fallback = base.fallback_model if step.attempt > 1 else None
+        generation: Generation = replace(
+            base,
+            tool_choice=run.tool_choice or base.tool_choice,
+            max_output_tokens=run.max_output_tokens or base.max_output_tokens,
+        )
+        return ModelRequest(
+            model=fallback or run.route.model,
+            system=self._system(run),
+            messages=messages,
+            tools=self._tools.specs(),
+            generation=generation,
+            cache_key=run.session_id,
+        )
+
+    def _with_call_ids(self, reply: ModelReply) -> tuple[Part, ...]:
+        parts: list[Part] = []
+        for part in reply.parts:
+            if not isinstance(part, ToolCallPart):
+                parts.append(part)
+            # Arguments cut off by the output ceiling are no call at all.
+            elif part.invalid_input is None or reply.finish_reason is not FinishReason.MAX_TOKENS:
+                parts.append(replace(part, call_id=self._ids.new("call")))
+        return tuple(parts)
+
+    def _failure(self, step: CallModel, error: ProviderError) -> ModelFailed:
+        retry_at = None
+        message = error.message
+        if error.retryable and step.attempt < MAX_ATTEMPTS:
+            wait = error.retry_after_ms if error.retry_after_ms is not None else RETRY_STEP_MS * step.attempt
+            at_once = error.retry_max_output_tokens is not None
+            retry_at = self._clock.now_ms() + (0 if at_once else wait)
+        elif error.retryable:
+            message = f"{message} (gave up after {step.attempt} attempts)"
+        return ModelFailed(
+            turn=step.turn,
+            attempt=step.attempt,
+            kind=error.kind.value,
+            message=message,
+            retry_at_ms=retry_at,
+            max_output_tokens=error.retry_max_output_tokens,
+        )
+
+    def _announce(self, run: RunState, step: CallModel) -> None:
+        if step.attempt > 1:
+            self._publish(run, "output_reset", {"turn": step.turn, "attempt": step.attempt})
+        trace = {"kind": "model_started", "turn": step.turn, "attempt": step.attempt, "model": run.route.model}
+        identity = {"session_id": run.session_id, "agent_id": run.agent_id, "run_id": run.run_id}
+        self._publish(run, "trace", {"trace": {**identity, "timestamp": self._clock.now_ms(), **trace}})
+
+    def _publish(self, run: RunState, kind: str, data: dict[str, object]) -> None:
+        scope: dict[str, object] = {"run_id": run.run_id, "session_id": run.session_id}
+        event = {"type": kind, **data} if kind == "trace" else {"type": kind, **scope, **data}
+        self._live.publish_live(kind, session_id=run.session_id, run_id=run.run_id, data=event)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TurnBudget:
+    """The limits of one assistant message's calls, fixed when its first call runs, and what is used of them."""
+
+    turn: int
+    limits: ToolRuntimeLimits
+    budget: BatchBudget
+
+    @classmethod
+    def of(cls, turn: int, limits: ToolRuntimeLimits) -> TurnBudget:
+        return cls(turn=turn, limits=limits, budget=BatchBudget(limits))
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One call of a batch: what runs, and what came of it."""
+
+    state: CallState
+    prepared: Prepared | None = None
+    outcome: ToolOutcome | None = None
+
+
+class ToolBatch:
+    """Calls that run together: prepared, then recorded as intents by the caller, then run."""
+
+    def __init__(self, tools: ToolRuntime, turn: TurnBudget, slots: list[_Slot]) -> None:
+        self._tools = tools
+        self._turn = turn
+        self._slots = slots
+
+    @property
+    def settled(self) -> bool:
+        """Every outcome is known already: nothing needs to run."""
+        return all(slot.outcome is not None for slot in self._slots)
+
+    def intents(self) -> list[ToolIntended]:
+        """What must be durable before `run`."""
+        return [
+            ToolIntended(
+                call_id=slot.state.call.call_id,
+                name=slot.state.call.name,
+                input=slot.state.input,
+                facts=slot.prepared.facts,
+                attempt=1 if slot.state.intent is None else slot.state.intent.attempt + 1,
+            )
+            for slot in self._slots
+            if slot.prepared is not None
+        ]
+
+    async def run(self) -> None:
+        """Run what was prepared, at most `max_parallel_tools` at a time."""
+        budget = self._turn.budget
+        waiting = [slot for slot in self._slots if slot.prepared is not None]
+        if len(waiting) == 1:
+            await self._run_one(waiting[0], budget)
+            return
+        width = self._turn.limits.max_parallel_tools
+        for start in range(0, len(waiting), width):
+            async with asyncio.TaskGroup() as group:
+                for slot in waiting[start : start + width]:
+                    group.create_task(self._run_one(slot, budget))
+
+    async def _run_one(self, slot: _Slot, budget: BatchBudget) -> None:
+        assert slot.prepared is not None
+        descriptor = self._tools.descriptor(slot.state.call.name)
+        slot.outcome = await self._tools.execute(slot.prepared, descriptor, budget)
+
+    async def abandon(self) -> None:
+        """The intents were not recorded: undo every preparation."""
+        for slot in self._slots:
+            if slot.prepared is not None:
+                await slot.prepared.abandon()
+
+    def results(self) -> list[ToolFinished]:
+        """Outcomes in call order; what did not finish was stopped."""
+        return [_finished(slot.state, slot.outcome) for slot in self._slots]
+
+
+class ToolCaller:
+    """Builds batches from decided calls."""
+
+    def __init__(
+        self,
+        *,
+        tools: ToolRuntime,
+        context: Callable[[RunState], ToolContext],
+        limits: Callable[[], ToolRuntimeLimits],
+    ) -> None:
+        self._tools = tools
+        self._context = context
+        self._limits = limits
+        self._turns: dict[str, TurnBudget] = {}
+
+    def forget(self, run_id: str) -> None:
+        """The run is over."""
+        self._turns.pop(run_id, None)
+
+    def _turn(self, run: RunState) -> TurnBudget:
+        known = self._turns.get(run.run_id)
+        if known is None or known.turn != run.turn:
+            known = self._turns[run.run_id] = TurnBudget.of(run.turn, self._limits())
+        return known
+
+    async def batch(self, run: RunState, calls: Sequence[CallState]) -> ToolBatch:
+        """Prepare ``calls``. Calls that were denied or refused have their outcome already."""
+        slots: list[_Slot] = []
+        context = self._context(run)
+        for state in calls:
+            if state.denied:
+                slots.append(_Slot(state=state, outcome=ToolOutcome(output=_refusal(state), is_error=True)))
+            else:
+                prepared = await self._tools.prepare(_tool_call(state), context)
+                slots.append(_Slot(state=state, prepared=prepared))
+        return ToolBatch(self._tools, self._turn(run), slots)
+
+    async def settle(self, run: RunState, calls: Sequence[CallState]) -> ToolBatch:
+        """A batch for calls in doubt: those that may run again are prepared, the others get their outcome."""
+        slots: list[_Slot] = []
+        context = self._context(run)
+        for state in calls:
+            assert state.intent is not None
+            call = _tool_call(state)
+            if state.decision is not None and state.decision.replay != Replay.NEVER:
+                slots.append(_Slot(state=state, prepared=await self._tools.prepare(call, context)))
+                continue
+            known = await self._tools.settle(call, state.intent.facts, context)
+            slots.append(_Slot(state=state, outcome=known or ToolOutcome(output=IN_DOUBT, is_error=True)))
+        return ToolBatch(self._tools, self._turn(run), slots)
+
+
+def _tool_call(state: CallState) -> ToolCall:
+    return ToolCall(id=state.call.call_id, name=state.call.name, input=state.input)
+
+
+def _refusal(state: CallState) -> JsonObject:
+    decision = state.decision
+    if decision is not None and decision.ruling is not Ruling.ASK and decision.refusal is not None:
+        return decision.refusal
+    reason = None if state.resolution is None else state.resolution.get("reason")
+    because = f": {reason}" if reason else ""
+    return {"error": f"the operator denied this call{because}", "tool": state.call.name, "denied": True}
+
+
+def _finished(state: CallState, outcome: ToolOutcome | None) -> ToolFinished:
+    part = state.call
+    if outcome is None:
+        return ToolFinished(call_id=part.call_id, name=part.name, output=INTERRUPTED, is_error=True)
+    return ToolFinished(
+        call_id=part.call_id,
+        name=part.name,
+        output=outcome.output,
+        is_error=outcome.is_error,
+        context_updates=outcome.context_updates,
+        effects=tuple(_effect(effect) for effect in outcome.effects),
+    )
+
+
+def _effect(effect: TodosWritten | OutputEmitted) -> JsonObject:
+    match effect:
+        case TodosWritten(todos=todos):
+            return {"type": "todos", "todos": list(todos)}
+        case OutputEmitted():
+            return {
+                "type": "output",
+                "content": effect.content,
+                "parts": list(effect.parts),
+                "artifacts": list(effect.artifacts),
+            }

@@ -1,0 +1,271 @@
+"""The engine: finds or starts the worker of a session, and knows who waits for what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+from kheish.tools.limits import ToolRuntimeLimits
+from kheish.tools.orphans import kill_orphans
+from kheish.tools.runtime import ToolRuntime
+
+from kheish.core.clock import Clock
+from kheish.core.ids import IdSource
+from kheish.core.problems import Problem, StoreUnavailable
+from kheish.engine import entries as e
+from kheish.engine.effects import ModelCaller, ToolCaller
+from kheish.engine.entries import RunStatus
+from kheish.engine.judge import Judge
+from kheish.engine.ports import Journal, LiveEvents, Models, Proposal, Rule
+from kheish.engine.state import RunState, SessionState
+from kheish.engine.timers import TimerService
+from kheish.engine.worker import Command, Hands, SessionMemory, SessionWorker
+from kheish.policy.protocol import Permissions
+from kheish.store.database import Transaction
+from kheish.tools.protocol import Replay, ToolContext
+
+log = structlog.get_logger(__name__)
+
+RECENT_SESSIONS = 256
+"""Idle sessions whose projection stays in memory; the others are folded again when they are used."""
+_RECOVER_AT_ONCE = 32
+_STORE_RETRY_MS = 5_000
+
+
+class Draining(Problem):
+    """The daemon is shutting down and takes no new work."""
+
+    domain, code, status = "readiness", "daemon_draining", 503
+
+
+class Engine:
+    """Owns every run of this daemon."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        models: Models,
+        tools: ToolRuntime,
+        permissions: Permissions,
+        live: LiveEvents,
+        clock: Clock,
+        ids: IdSource,
+        limits: Callable[[], ToolRuntimeLimits],
+        tool_context: Callable[[RunState], ToolContext],
+        system: Callable[[RunState], tuple[str, ...]],
+        last_run_number: int = 0,
+    ) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._run_number = last_run_number
+        self.timers = TimerService(clock=clock, wake=self._wake)
+        self._hands = Hands(
+            journal=journal,
+            judge=Judge(tools=tools, permissions=permissions, limits=limits),
+            models=ModelCaller(models=models, tools=tools, live=live, clock=clock, ids=ids, system=system),
+            tools=ToolCaller(tools=tools, context=tool_context, limits=limits),
+            runtime=tools,
+            clock=clock,
+            host=self,
+        )
+        self._workers: dict[str, SessionWorker] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._recent: OrderedDict[str, SessionMemory] = OrderedDict()
+        self._watchers: dict[str, list[tuple[Callable[[SessionState], bool], asyncio.Future[None]]]] = {}
+        self._draining = False
+
+    @property
+    def active_sessions(self) -> int:
+        """Sessions with a task of their own right now."""
+        return len(self._workers)
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def next_run_id(self) -> str:
+        """Mint `run-<n>`; numbers only grow, and one that was never committed was never seen."""
+        self._run_number += 1
+        return f"run-{self._run_number}"
+
+    async def transition(
+        self, session_id: str, rule: Rule, *, also: Callable[[Transaction], None] | None = None
+    ) -> SessionState:
+        """Run a pure rule in the session's own task and commit what it proposes, together with ``also``.
+
+        Raises:
+            Problem: the rule or ``also`` refused; nothing was changed.
+            Draining: the daemon is shutting down.
+        """
+        if self._draining:
+            raise Draining
+        done: asyncio.Future[SessionState] = asyncio.get_running_loop().create_future()
+        self._worker(session_id).post(Command(rule, also, done))
+        return await done
+
+    async def state(self, session_id: str) -> SessionState:
+        """The session's execution state as it is now."""
+        return await self.transition(session_id, _nothing)
+
+    async def stopped(self, session_id: str, run_id: str) -> None:
+        """Wait until the run is terminal."""
+        await self._until(session_id, lambda state: state.run(run_id) is None)
+
+    async def quiescent(self, session_id: str) -> None:
+        """Wait until nothing of the session runs: it is idle, or its active run waits for a human."""
+        await self._until(session_id, _is_quiescent)
+
+    async def recover(self, session_ids: Iterable[str]) -> None:
+        """Go on with what the journal says is unfinished in these sessions. Called once, at boot."""
+        gate = asyncio.Semaphore(_RECOVER_AT_ONCE)
+
+        async def one(session_id: str) -> None:
+            async with gate:
+                await self._recover(session_id)
+
+        async with asyncio.TaskGroup() as group:
+            for session_id in session_ids:
+                group.create_task(one(session_id))
+
+    async def drain(self, timeout_s: float) -> None:
+        """Start nothing new, give what runs ``timeout_s`` seconds, then stop it; it resumes after a restart."""
+        self._draining = True
+        for worker in tuple(self._workers.values()):
+            worker.drain()
+        late = set(self._tasks)
+        if late:
+            _, late = await asyncio.wait(late, timeout=timeout_s)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+
+    # What workers tell
+
+    def changed(self, state: SessionState) -> None:
+        watchers = self._watchers.get(state.session_id)
+        if not watchers:
+            return
+        still = [watcher for watcher in watchers if not self._notify(watcher, state)]
+        if still:
+            self._watchers[state.session_id] = still
+        else:
+            del self._watchers[state.session_id]
+
+    def wake_at(self, session_id: str, due_ms: int | None) -> None:
+        if due_ms is None:
+            self.timers.clear(session_id)
+        else:
+            self.timers.set(session_id, due_ms)
+
+    # Inside
+
+    def _notify(
+        self, watcher: tuple[Callable[[SessionState], bool], asyncio.Future[None]], state: SessionState
+    ) -> bool:
+        holds, future = watcher
+        if future.done():
+            return True
+        if not holds(state):
+            return False
+        future.set_result(None)
+        return True
+
+    async def _until(self, session_id: str, holds: Callable[[SessionState], bool]) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watchers.setdefault(session_id, []).append((holds, future))
+        if holds(await self.state(session_id)):
+            return
+        await future
+
+    async def _recover(self, session_id: str) -> None:
+        try:
+            for recorded in await self._in_doubt(session_id):
+                killed = await asyncio.to_thread(kill_orphans, recorded.facts)
+                if killed:
+                    log.warning("recovery.orphans_killed", session_id=session_id, processes=killed)
+            await self.transition(session_id, resume)
+        except Problem as problem:
+            # A damaged session stays as it is; the rest of the daemon goes on.
+            log.error("recovery.session_failed", session_id=session_id, code=problem.code, detail=problem.detail)
+
+    async def _in_doubt(self, session_id: str) -> list[e.ToolIntended]:
+        found: dict[str, e.ToolIntended] = {}
+        for recorded in await self._journal.load(session_id):
+            match recorded.entry:
+                case e.ToolIntended() as intent:
+                    found[intent.call_id] = intent
+                case e.ToolFinished(call_id=call_id):
+                    found.pop(call_id, None)
+        return list(found.values())
+
+    def _wake(self, session_id: str) -> None:
+        if not self._draining:
+            self._worker(session_id)
+
+    def _worker(self, session_id: str) -> SessionWorker:
+        worker = self._workers.get(session_id)
+        if worker is None:
+            worker = SessionWorker(session_id, self._hands, self._recent.pop(session_id, None))
+            self._workers[session_id] = worker
+            task = asyncio.get_running_loop().create_task(self._serve(worker), name=f"session:{session_id}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return worker
+
+    async def _serve(self, worker: SessionWorker) -> None:
+        session_id = worker.session_id
+        keep = False
+        try:
+            await worker.run()
+            keep = True
+        except StoreUnavailable as problem:
+            log.error("session.store_unavailable", session_id=session_id, detail=problem.detail)
+            self.timers.set(session_id, self._clock.now_ms() + _STORE_RETRY_MS)
+        except Problem as problem:
+            log.error("session.failed", session_id=session_id, code=problem.code, detail=problem.detail)
+        # One failing session never takes the daemon down; its journal is as good as before.
+        except Exception:
+            log.exception("session.crashed", session_id=session_id)
+        finally:
+            del self._workers[session_id]
+            if keep and worker.memory is not None:
+                self._remember(session_id, worker.memory)
+
+    def _remember(self, session_id: str, memory: SessionMemory) -> None:
+        self._recent[session_id] = memory
+        while len(self._recent) > RECENT_SESSIONS:
+            self._recent.popitem(last=False)
+
+
+def _nothing(state: SessionState, now_ms: int) -> Sequence[Proposal]:
+    return ()
+
+
+def _is_quiescent(state: SessionState) -> bool:
+    if state.active is None:
+        return not state.queue
+    return state.active.status.waiting
+
+
+def resume(state: SessionState, now_ms: int) -> Sequence[Proposal]:
+    """The rule of boot: say in the journal that a run which was running goes on, and what is reused."""
+    run = state.active
+    if run is None or run.status is not RunStatus.RUNNING or run.stop is not None:
+        return ()
+    never = [
+        call.call.call_id
+        for call in run.calls
+        if call.in_doubt and call.decision is not None and call.decision.replay == Replay.NEVER
+    ]
+    reused = [call.call.call_id for call in run.calls if call.finished is not None]
+    entry = e.Resumed(
+        reason="daemon_restart",
+        turn=run.turn,
+        reused_call_ids=tuple(reused),
+        in_doubt_call_ids=tuple(never),
+    )
+    return (Proposal(entry=entry, run_id=run.run_id),)

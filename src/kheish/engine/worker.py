@@ -1,0 +1,404 @@
+"""The session worker: one task that owns all transitions of one active session."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, assert_never
+
+import structlog
+from kheish.tools.runtime import ToolRuntime
+
+from kheish.core.clock import Clock
+from kheish.core.problems import Problem
+from kheish.engine import entries as e
+from kheish.engine.context import Transcript
+from kheish.engine.decide import (
+    AskHuman,
+    AskPermission,
+    CallModel,
+    Finish,
+    FollowUp,
+    RunTools,
+    Settle,
+    Wait,
+    decide,
+)
+from kheish.engine.effects import ModelCaller, ToolBatch, ToolCaller
+from kheish.engine.entries import Recorded, RunStatus
+from kheish.engine.judge import Judge
+from kheish.engine.ports import Journal, Proposal, Rule, Transition
+from kheish.engine.state import CallState, RunState, SessionState, advance, apply
+from kheish.store.database import Transaction
+from kheish.tools.protocol import QuestionAsked, ToolCall
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class SessionMemory:
+    """What a recent session keeps in memory; all of it can be folded from the journal again."""
+
+    state: SessionState
+    transcript: Transcript
+    last_at_ms: int = 0
+
+
+@dataclass(slots=True)
+class Command:
+    """A capability's rule on its way to the session's task."""
+
+    rule: Rule
+    also: Callable[[Transaction], None] | None
+    done: asyncio.Future[SessionState]
+
+
+class Host(Protocol):
+    """What a worker tells the engine."""
+
+    def changed(self, state: SessionState) -> None:
+        """The session moved on durably."""
+        ...
+
+    def wake_at(self, session_id: str, due_ms: int | None) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hands:
+    """Everything a worker uses; shared by all workers."""
+
+    journal: Journal
+    judge: Judge
+    models: ModelCaller
+    tools: ToolCaller
+    runtime: ToolRuntime
+    clock: Clock
+    host: Host
+
+
+_Work = Coroutine[object, object, e.ModelReplied | e.ModelFailed | None]
+
+
+@dataclass(slots=True)
+class _Effect:
+    """What is in flight: a task, and the batch whose outcomes it fills (None for a model call)."""
+
+    run_id: str
+    task: asyncio.Task[e.ModelReplied | e.ModelFailed | None]
+    batch: ToolBatch | None = None
+
+
+@dataclass(slots=True)
+class _Buffer:
+    """Entries that are decided but not yet durable; committed before the next effect."""
+
+    entries: list[Recorded] = field(default_factory=list)
+    runs: dict[str, RunState] = field(default_factory=dict)
+
+
+class SessionWorker:
+    """Runs while its session has something to do; `run` returns when it is idle or waits for a human or a time."""
+
+    def __init__(self, session_id: str, hands: Hands, memory: SessionMemory | None) -> None:
+        self.session_id = session_id
+        self.memory = memory
+        self._hands = hands
+        self._inbox: deque[Command] = deque()
+        self._awake = asyncio.Event()
+        self._effect: _Effect | None = None
+        self._buffer = _Buffer()
+        self._draining = False
+
+    def post(self, command: Command) -> None:
+        self._inbox.append(command)
+        self._awake.set()
+
+    def drain(self) -> None:
+        """Start nothing new; `run` returns after what is in flight."""
+        self._draining = True
+        self._awake.set()
+
+    @property
+    def state(self) -> SessionState:
+        assert self.memory is not None
+        return self.memory.state
+
+    async def run(self) -> None:
+        """Serve until there is nothing to do. Cancelling aborts what is in flight and records nothing."""
+        try:
+            await self._load()
+            while await self._turn():
+                pass
+        except BaseException as error:
+            self._refuse_waiting(error)
+            raise
+        finally:
+            await self._abort_effect()
+
+    async def _turn(self) -> bool:
+        while self._inbox:
+            await self._handle(self._inbox.popleft())
+        if self._effect is not None and not self._effect.task.done():
+            self._awake.clear()
+            if not self._inbox:
+                await self._awake.wait()
+            return True
+        if self._effect is not None:
+            self._absorb(self._effect)
+        progressing = await self._advance()
+        return progressing or bool(self._inbox)
+
+    async def _load(self) -> None:
+        if self.memory is not None:
+            return
+        memory = SessionMemory(state=SessionState(session_id=self.session_id), transcript=Transcript())
+        for recorded in await self._hands.journal.load(self.session_id):
+            memory.state = advance(memory.state, recorded)
+            memory.transcript.extend(recorded)
+            memory.last_at_ms = recorded.at_ms
+        self.memory = memory
+
+    # Commands: rules of the capabilities
+
+    async def _handle(self, command: Command) -> None:
+        try:
+            proposals = command.rule(self.state, self._now())
+            if proposals:
+                await self._commit_command(command, proposals)
+        except Problem as problem:
+            if not command.done.done():
+                command.done.set_exception(problem)
+            return
+        if not command.done.done():
+            command.done.set_result(self.state)
+        active = self.state.active
+        if active is not None and active.stop is not None:
+            await self._abort(active)
+
+    async def _commit_command(self, command: Command, proposals: Sequence[Proposal]) -> None:
+        before = self._snapshot()
+        for proposal in proposals:
+            self._record(proposal.entry, proposal.run_id)
+        for queued in self.state.queue:
+            if queued.stop is not None:
+                self._record(e.RunEnded(status=queued.stop.status, error=queued.stop.error), queued.run_id)
+        self._promote()
+        try:
+            await self._flush(also=command.also)
+        except BaseException:
+            # Refused as a whole: the buffer held this command's entries only.
+            self._restore(before)
+            raise
+
+    def _snapshot(self) -> tuple[SessionState, int]:
+        assert self.memory is not None
+        return self.memory.state, self.memory.last_at_ms
+
+    def _restore(self, before: tuple[SessionState, int]) -> None:
+        assert self.memory is not None
+        self.memory.state, self.memory.last_at_ms = before
+        self._buffer = _Buffer()
+
+    # The law: fold, decide, record, perform
+
+    async def _advance(self) -> bool:
+        """Go on until an effect is in flight (True) or there is nothing to do (False)."""
+        while True:
+            run = self.state.active
+            if run is None and not self._promote():
+                await self._flush()
+                return False
+            if run is None:
+                continue
+            if self._draining and not run.status.waiting:
+                await self._flush()
+                return False
+            step = decide(run)
+            match step:
+                case Finish():
+                    ended = e.RunEnded(status=step.status, error=step.error, output=step.output)
+                    self._record(ended, run.run_id)
+                    self._hands.tools.forget(run.run_id)
+                case FollowUp(entry=entry):
+                    self._record(entry, run.run_id)
+                case AskPermission(calls=calls):
+                    self._record(self._hands.judge.decide(run, calls), run.run_id)
+                case AskHuman(call=call):
+                    self._ask(run, call)
+                case Wait(until_ms=until_ms):
+                    if not await self._wait(run, until_ms):
+                        return False
+                case CallModel():
+                    await self._flush()
+                    self._start_model(run, step)
+                    return True
+                case RunTools() | Settle():
+                    if await self._start_tools(run, step):
+                        return True
+                case _:
+                    assert_never(step)
+
+    def _promote(self) -> bool:
+        """Give the free slot to the head of the queue."""
+        if self._draining or self.state.active is not None or not self.state.queue:
+            return False
+        self._record(e.RunStarted(), self.state.queue[0].run_id)
+        return True
+
+    def _ask(self, run: RunState, state: CallState) -> None:
+        part = state.call
+        asked = self._hands.runtime.ask(ToolCall(id=part.call_id, name=part.name, input=state.input))
+        if not isinstance(asked, QuestionAsked):
+            failed = e.ToolFinished(call_id=part.call_id, name=part.name, output=asked.output, is_error=asked.is_error)
+            self._record(failed, run.run_id)
+            return
+        now = self._now()
+        expires = asked.expires_at_ms
+        if asked.expires_after_ms is not None:
+            expires = now + asked.expires_after_ms
+        request: dict[str, object] = {
+            "id": f"question-request-{part.call_id}",
+            "tool_call_id": part.call_id,
+            "questions": list(asked.questions),
+            "created_at_ms": now,
+        }
+        if expires is not None:
+            request["expires_at_ms"] = expires
+        self._record(e.QuestionRequested(call_id=part.call_id, request=request), run.run_id)  # type: ignore[arg-type]  # JSON by construction
+
+    async def _wait(self, run: RunState, until_ms: int | None) -> bool:
+        """Return True when the due time has passed already and the run can go on."""
+        if until_ms is not None and until_ms <= self._now():
+            if run.status is RunStatus.WAITING_FOR_USER_QUESTION:
+                request = run.pending_questions[0]["id"]
+                error = f"question request {request} expired at {until_ms}"
+                self._record(e.StopRequested(status=RunStatus.CANCELLED, error=error), run.run_id)
+            else:
+                self._record(e.Woken(), run.run_id)
+            return True
+        await self._flush()
+        self._hands.host.wake_at(self.session_id, until_ms)
+        return False
+
+    def _start_model(self, run: RunState, step: CallModel) -> None:
+        assert self.memory is not None
+        messages = self.memory.transcript.messages()
+        self._start(run, self._hands.models.call(run, step, messages), None)
+
+    async def _start_tools(self, run: RunState, step: RunTools | Settle) -> bool:
+        """Record the intents and start; False when every outcome was known without running anything."""
+        hands = self._hands.tools
+        batch = await (hands.batch(run, step.calls) if isinstance(step, RunTools) else hands.settle(run, step.calls))
+        if batch.settled:
+            for result in batch.results():
+                self._record(result, run.run_id)
+            return False
+        try:
+            for intent in batch.intents():
+                self._record(intent, run.run_id)
+            await self._flush()
+        except BaseException:
+            await batch.abandon()
+            raise
+        self._start(run, batch.run(), batch)
+        return True
+
+    def _start(self, run: RunState, work: _Work, batch: ToolBatch | None) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=f"effect:{run.run_id}")
+        task.add_done_callback(lambda _: self._awake.set())
+        self._effect = _Effect(run_id=run.run_id, task=task, batch=batch)
+
+    def _absorb(self, effect: _Effect) -> None:
+        """Take what a finished effect brought into the buffer."""
+        self._effect = None
+        if effect.task.cancelled():
+            error: BaseException | None = asyncio.CancelledError()
+        else:
+            error = effect.task.exception()
+        if error is not None:
+            self._fail_run(effect, error)
+            return
+        if effect.batch is not None:
+            for result in effect.batch.results():
+                self._record(result, effect.run_id)
+        elif (entry := effect.task.result()) is not None:
+            self._record(entry, effect.run_id)
+
+    def _fail_run(self, effect: _Effect, error: BaseException) -> None:
+        # A bug in an adapter or a tool ends its run, never the daemon or the session.
+        log.error("run.effect_failed", run_id=effect.run_id, error=type(error).__name__, exc_info=error)
+        message = f"internal error while the run was working ({type(error).__name__}); the daemon's log has the details"
+        self._record(e.RunEnded(status=RunStatus.FAILED, error=message), effect.run_id)
+
+    async def _abort(self, run: RunState) -> None:
+        """A stop was recorded: end what is in flight and keep what it had finished."""
+        effect = self._effect
+        if effect is None or effect.run_id != run.run_id:
+            return
+        if not effect.task.done():
+            effect.task.cancel()
+            await asyncio.wait({effect.task})
+        self._effect = None
+        if effect.batch is not None:
+            for result in effect.batch.results():
+                self._record(result, effect.run_id)
+        # A refused command must find nothing but its own entries in the buffer.
+        await self._flush()
+
+    async def _abort_effect(self) -> None:
+        if self._effect is not None and not self._effect.task.done():
+            self._effect.task.cancel()
+            await asyncio.wait({self._effect.task})
+        self._effect = None
+
+    # Recording
+
+    def _now(self) -> int:
+        assert self.memory is not None
+        return max(self._hands.clock.now_ms(), self.memory.last_at_ms)
+
+    def _record(self, entry: e.Entry, run_id: str | None) -> None:
+        """Decide that ``entry`` happens next; it becomes durable with the next flush."""
+        assert self.memory is not None
+        before = self.state
+        recorded = Recorded(
+            session_id=self.session_id,
+            offset=before.next_offset,
+            at_ms=self._now(),
+            run_id=run_id,
+            entry=entry,
+        )
+        self.memory.last_at_ms = recorded.at_ms
+        self.memory.state = advance(before, recorded)
+        self._buffer.entries.append(recorded)
+        if run_id is not None:
+            known = before.run(run_id)
+            after = self.memory.state.run(run_id) or (None if known is None else apply(known, recorded))
+            if after is not None:
+                self._buffer.runs[run_id] = after
+
+    async def _flush(self, *, also: Callable[[Transaction], None] | None = None) -> None:
+        """Make the buffer durable in one commit, then let the rest of the house know."""
+        assert self.memory is not None
+        buffer = self._buffer
+        if not buffer.entries:
+            return
+        transition = Transition(
+            session_id=self.session_id,
+            entries=tuple(buffer.entries),
+            runs=tuple(buffer.runs.values()),
+            session=self.memory.state,
+        )
+        await self._hands.journal.append(transition, also=also)
+        self._buffer = _Buffer()
+        for recorded in transition.entries:
+            self.memory.transcript.extend(recorded)
+        self._hands.host.changed(self.memory.state)
+
+    def _refuse_waiting(self, error: BaseException) -> None:
+        for command in self._inbox:
+            if not command.done.done():
+                command.done.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
+        self._inbox.clear()

@@ -1,0 +1,306 @@
+"""The event feed: every change a client can watch, as rows with one increasing id, and its live subscribers."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import deque
+from dataclasses import dataclass
+from types import TracebackType
+
+from kheish.core.jsonvalue import JsonObject, encode
+from kheish.store.database import Database, Transaction
+from kheish.store.events import FeedEvent
+
+DEFAULT_CAPACITY_ROWS = 100_000
+MAX_BYTES = 256 * 1024 * 1024
+_TRIM_EVERY_ROWS = 512
+"""Trimming each commit would cost every run; the window may be this much longer than its limit."""
+_SUBSCRIBER_BACKLOG = 1024
+"""Events a slow reader may fall behind before it gets a `live_lag` gap instead."""
+_REPLAY_PAGE = 500
+
+_INSERT = "INSERT INTO feed (type, session_id, run_id, data) VALUES (:type, :session_id, :run_id, :data)"
+_REPLAY = """
+SELECT id, type, session_id, run_id, data FROM feed
+ WHERE id > :after AND id <= :until
+   AND (:session_id IS NULL OR session_id = :session_id)
+   AND (:run_id IS NULL OR run_id = :run_id)
+ ORDER BY id LIMIT :limit
+"""
+_BOUNDS = """
+SELECT COALESCE(MIN(id), 0) AS oldest, COALESCE(MAX(id), 0) AS newest, COUNT(*) AS retained,
+       COALESCE(SUM(LENGTH(data)), 0) AS bytes,
+       COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'feed'), 0) AS last
+  FROM feed
+"""
+_TRIM = "DELETE FROM feed WHERE id <= :floor"
+_BYTES_FLOOR = """
+SELECT COALESCE(MAX(id), 0) AS floor FROM (
+    SELECT id, SUM(LENGTH(data)) OVER (ORDER BY id DESC) AS total FROM feed
+) WHERE total > :max_bytes
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Scope:
+    session_id: str | None
+    run_id: str | None
+
+    def admits(self, event: FeedEvent) -> bool:
+        if self.run_id is not None:
+            return event.run_id == self.run_id
+        return self.session_id is None or event.session_id == self.session_id
+
+    @property
+    def name(self) -> str:
+        if self.run_id is not None:
+            return "run"
+        return "global" if self.session_id is None else "session"
+
+
+class Feed:
+    """Appends inside a write unit, publishes after its commit, replays from rows."""
+
+    def __init__(
+        self, database: Database, *, capacity: int = DEFAULT_CAPACITY_ROWS, max_bytes: int = MAX_BYTES
+    ) -> None:
+        self._database = database
+        self._capacity = capacity
+        self._max_bytes = max_bytes
+        self._subscribers: set[Subscription] = set()
+        self.tail_id = 0
+        """The newest id a subscriber can have seen."""
+        self._oldest_id = 0
+        self._bytes = 0
+        self._since_trim = 0
+        self._gaps = self._lagged = self._evicted = 0
+
+    def load(self, connection: sqlite3.Connection) -> None:
+        """Read the window's bounds; called once at boot on the writer's connection."""
+        row = connection.execute(_BOUNDS).fetchone()
+        self.tail_id = max(row["newest"], row["last"])
+        self._oldest_id, self._bytes = row["oldest"], row["bytes"]
+
+    def append(
+        self, transaction: Transaction, *, type: str, session_id: str | None, run_id: str | None, data: JsonObject
+    ) -> None:
+        """Store one event in this commit; subscribers get it once the commit is durable."""
+        encoded = encode(data)
+        fields = {"type": type, "session_id": session_id, "run_id": run_id, "data": encoded.decode()}
+        event_id = transaction.connection.execute(_INSERT, fields).lastrowid
+        transaction.published.append(
+            FeedEvent(id=event_id, type=type, session_id=session_id, run_id=run_id, data=encoded)
+        )
+        self._bytes += len(encoded)
+        self._trim_sometimes(transaction.connection, event_id or 0)
+
+    def publish(self, events: list[FeedEvent]) -> None:
+        """Hand committed events to subscribers; called on the event loop in id order."""
+        self.tail_id = events[-1].id or self.tail_id
+        self._oldest_id = self._oldest_id or events[0].id or 0
+        self._fan_out(events)
+
+    def publish_live(self, type: str, *, session_id: str | None, run_id: str | None, data: dict[str, object]) -> None:
+        """Send an event that is never stored and has no id; slow readers may miss it."""
+        if self._subscribers:
+            event = FeedEvent(id=None, type=type, session_id=session_id, run_id=run_id, data=encode(data))
+            self._fan_out([event])
+
+    def subscribe(
+        self, *, cursor: int | None = None, session_id: str | None = None, run_id: str | None = None
+    ) -> Subscription:
+        """Watch the feed from after ``cursor`` (None: from now on). Use as an async context manager."""
+        return Subscription(self, _Scope(session_id=session_id, run_id=run_id), cursor)
+
+    def status(self) -> JsonObject:
+        """The `events` block of the status snapshot; ids are decimal strings."""
+        retained = self.tail_id - self._oldest_id + 1 if self._oldest_id else 0
+        block: JsonObject = {
+            "history_capacity": self._capacity,
+            "retained_event_count": retained,
+            "subscriber_count": len(self._subscribers),
+            "next_event_id": str(self.tail_id + 1),
+            "tail_event_id_cursor": str(self.tail_id),
+            "replay_buffer_utilization_percent": min(100, round(100 * retained / self._capacity)),
+            "evicted_event_count": self._evicted,
+            "replay_gap_count": self._gaps,
+            "stream_lagged_event_count": self._lagged,
+            "scope_eviction_floor_id": str(max(self._oldest_id - 1, 0)),
+            "evicted_session_scope_count": 0,
+            "evicted_run_scope_count": 0,
+        }
+        if retained:
+            block["oldest_event_id"] = str(self._oldest_id)
+            block["newest_event_id"] = str(self.tail_id)
+        return block
+
+    def _trim_sometimes(self, connection: sqlite3.Connection, newest: int) -> None:
+        self._since_trim += 1
+        if self._since_trim < min(_TRIM_EVERY_ROWS, self._capacity):
+            return
+        self._since_trim = 0
+        floor = newest - self._capacity
+        if self._bytes > self._max_bytes:
+            row = connection.execute(_BYTES_FLOOR, {"max_bytes": self._max_bytes}).fetchone()
+            floor = max(floor, row["floor"])
+        if floor > 0:
+            connection.execute(_TRIM, {"floor": floor})
+            bounds = connection.execute(_BOUNDS).fetchone()
+            self._evicted += max(bounds["oldest"] - self._oldest_id, 0)
+            self._oldest_id, self._bytes = bounds["oldest"], bounds["bytes"]
+
+    def _fan_out(self, events: list[FeedEvent]) -> None:
+        for subscriber in tuple(self._subscribers):
+            self._lagged += subscriber.offer(events)
+
+    def floor(self) -> int:
+        """Cursors below this have lost events: the window starts right after it."""
+        return max(self._oldest_id - 1, self.tail_id - self._capacity, 0)
+
+    async def page(self, scope: _Scope, after: int, until: int) -> list[FeedEvent]:
+        """The next stored events of a scope, oldest first."""
+        fields = {
+            "after": after,
+            "until": until,
+            "session_id": scope.session_id,
+            "run_id": scope.run_id,
+            "limit": _REPLAY_PAGE,
+        }
+
+        def query(connection: sqlite3.Connection) -> list[FeedEvent]:
+            return [
+                FeedEvent(
+                    id=row["id"],
+                    type=row["type"],
+                    session_id=row["session_id"],
+                    run_id=row["run_id"],
+                    data=row["data"].encode(),
+                )
+                for row in connection.execute(_REPLAY, fields)
+            ]
+
+        return await self._database.read(query)
+
+    def enter(self, subscription: Subscription) -> None:
+        self._subscribers.add(subscription)
+
+    def leave(self, subscription: Subscription) -> None:
+        self._subscribers.discard(subscription)
+
+    def count_gap(self) -> None:
+        self._gaps += 1
+
+
+class Subscription:
+    """One watcher: a gap if events were lost, then replay, then live, without duplicates."""
+
+    def __init__(self, feed: Feed, scope: _Scope, cursor: int | None) -> None:
+        self._feed = feed
+        self._scope = scope
+        self._cursor = cursor
+        self._page: deque[FeedEvent] = deque()
+        self._waiting: deque[FeedEvent] = deque()
+        self._dropped = 0
+        self._gap_reason = "live_lag"
+        self._last_id = 0
+        self._replay_until = 0
+        self._awake = asyncio.Event()
+        self._closed = False
+
+    async def __aenter__(self) -> Subscription:
+        # Joined before the tail is read: an event is either in the replayed range or offered live, never neither.
+        self._feed.enter(self)
+        self._replay_until = self._feed.tail_id
+        self._last_id = self._replay_until if self._cursor is None else min(self._cursor, self._replay_until)
+        self._cut_window()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._feed.leave(self)
+
+    def close(self) -> None:
+        """End the iteration after what is already waiting."""
+        self._closed = True
+        self._awake.set()
+
+    def offer(self, events: list[FeedEvent]) -> int:
+        """Queue what the scope admits; returns how many were dropped because the reader is too slow."""
+        dropped = 0
+        for event in events:
+            if not self._scope.admits(event):
+                continue
+            if len(self._waiting) >= _SUBSCRIBER_BACKLOG:
+                dropped += self._drop_backlog()
+            self._waiting.append(event)
+        self._awake.set()
+        return dropped
+
+    def _drop_backlog(self) -> int:
+        lost = [event for event in self._waiting if event.id is not None]
+        self._waiting.clear()
+        self._dropped += len(lost)
+        if lost:
+            self._last_id = max(self._last_id, lost[-1].id or 0)
+        return len(lost)
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> FeedEvent:
+        while True:
+            if self._dropped and not self._page:
+                return self._gap()
+            if self._page:
+                return self._taken(self._page.popleft())
+            if self._last_id < self._replay_until:
+                await self._replay()
+            elif self._waiting:
+                return self._taken(self._waiting.popleft())
+            elif self._closed:
+                raise StopAsyncIteration
+            else:
+                self._awake.clear()
+                await self._awake.wait()
+
+    def _taken(self, event: FeedEvent) -> FeedEvent:
+        self._last_id = event.id or self._last_id
+        return event
+
+    async def _replay(self) -> None:
+        page = await self._feed.page(self._scope, self._last_id, self._replay_until)
+        self._page.extend(page)
+        if len(page) < _REPLAY_PAGE:
+            self._replay_until = 0
+
+    def _cut_window(self) -> None:
+        if self._cursor is None or self._cursor == 0:
+            return
+        floor = self._feed.floor()
+        if self._last_id < floor:
+            self._dropped = floor - self._last_id
+            self._last_id = floor
+            self._gap_reason = "replay_window"
+
+    def _gap(self) -> FeedEvent:
+        data = encode(
+            {
+                "type": "stream_gap",
+                "skipped": self._dropped,
+                "resume_after_id": str(self._last_id),
+                "reason": self._gap_reason,
+                "scope": self._scope.name,
+                "skipped_is_estimate": self._scope.name != "global",
+            }
+        )
+        self._dropped, self._gap_reason = 0, "live_lag"
+        self._feed.count_gap()
+        return FeedEvent(
+            id=self._last_id,
+            type="stream_gap",
+            session_id=self._scope.session_id,
+            run_id=self._scope.run_id,
+            data=data,
+        )
