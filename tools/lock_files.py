@@ -49,32 +49,33 @@ def check() -> None:
     """Exit 1 when a lock file holds anything but pins, hashes and package names, or misses a requirement."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     runtime = project["dependencies"]
-    faults = [*_faults(RUNTIME, runtime), *_faults(DEV, [*runtime, *project["optional-dependencies"]["dev"]])]
-    pins, dev_pins = _pins(RUNTIME), _pins(DEV)
-    faults += [
-        f"{RUNTIME}: {name} {pins[name]} differs from {DEV}" for name in pins if dev_pins.get(name) != pins[name]
-    ]
-    if faults:
-        sys.exit("\n".join(faults))
+    texts = {lock: (ROOT / lock).read_text() for lock in (RUNTIME, DEV)}
+    wanted = {RUNTIME: runtime, DEV: [*runtime, *project["optional-dependencies"]["dev"]]}
+    found = [f"{lock}{fault}" for lock in texts for fault in faults(texts[lock], wanted[lock])]
+    pins, dev_pins = _pins(texts[RUNTIME]), _pins(texts[DEV])
+    found += [f"{RUNTIME}: {name} {pins[name]} differs from {DEV}" for name in pins if dev_pins.get(name) != pins[name]]
+    if found:
+        sys.exit("\n".join(found))
     print(f"{len(pins)} runtime and {len(dev_pins)} development packages pinned and hashed; no index named")
 
 
-def _faults(lock: str, requirements: list[str]) -> Iterator[str]:
-    # Late, so that this file loads without the environment it describes.
+def faults(text: str, requirements: list[str]) -> Iterator[str]:
+    """Yield what is wrong with a lock file that should satisfy ``requirements``, each starting with its place."""
+    # Late, so that writing the first lock needs nothing but the resolver.
     from packaging.requirements import Requirement
 
-    for number, line in enumerate((ROOT / lock).read_text().splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not _LINE.fullmatch(line):
-            yield f"{lock}:{number}: not a pin, a hash or a package name: {line.strip()}"
-    pins = _pins(lock)
+            yield f":{number}: not a pin, a hash or a package name: {line.strip()}"
+    pins = _pins(text)
     for requirement in map(Requirement, requirements):
         version = pins.get(requirement.name)
         if version is None or not requirement.specifier.contains(version):
-            yield f"{lock}: {requirement} is not satisfied ({version}); run ./dev lock"
+            yield f": {requirement} is not satisfied ({version}); run ./dev lock"
 
 
-def _pins(lock: str) -> dict[str, str]:
-    found = map(_LINE.fullmatch, (ROOT / lock).read_text().splitlines())
+def _pins(text: str) -> dict[str, str]:
+    found = map(_LINE.fullmatch, text.splitlines())
     return {match["name"]: match["version"] for match in found if match and match["name"]}
 
 
