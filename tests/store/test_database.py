@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kheish.core.problems import Conflict, StoreUnavailable
+from kheish.store.database import SqliteDatabase, Transaction
+from kheish.store.migrations import migrate
+
+pytestmark = pytest.mark.anyio
+
+_INSERT = "INSERT INTO binding_keys (binding_key, session_id) VALUES (:key, 'demo')"
+_KEYS = "SELECT binding_key FROM binding_keys ORDER BY binding_key"
+
+
+def insert(key: str) -> Callable[[Transaction], str]:
+    def unit(transaction: Transaction) -> str:
+        transaction.connection.execute(_INSERT, {"key": key})
+        return key
+
+    return unit
+
+
+def keys(connection: sqlite3.Connection) -> list[str]:
+    return [row["binding_key"] for row in connection.execute(_KEYS)]
+
+
+async def test_a_write_that_returned_is_visible_to_readers(database: SqliteDatabase) -> None:
+    assert await database.write(insert("a")) == "a"
+
+    assert await database.read(keys) == ["a"]
+
+
+async def test_units_that_wait_together_share_one_commit(database: SqliteDatabase) -> None:
+    gate = threading.Event()
+    blocked = asyncio.ensure_future(database.write(lambda _: gate.wait(5)))
+    writes = [asyncio.ensure_future(database.write(insert(f"k{n}"))) for n in range(10)]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(blocked, *writes)
+
+    assert database.statistics.units == 11
+    assert database.statistics.commits <= 2
+    assert len(await database.read(keys)) == 10
+
+
+async def test_a_unit_that_raises_is_rolled_back_alone(database: SqliteDatabase) -> None:
+    def refuse(transaction: Transaction) -> None:
+        transaction.connection.execute(_INSERT, {"key": "refused"})
+        raise Conflict("no")
+
+    results = await asyncio.gather(
+        database.write(insert("before")),
+        database.write(refuse),
+        database.write(insert("after")),
+        return_exceptions=True,
+    )
+
+    assert isinstance(results[1], Conflict)
+    assert await database.read(keys) == ["after", "before"]
+
+
+async def test_a_constraint_that_fails_touches_no_other_unit(database: SqliteDatabase) -> None:
+    await database.write(insert("a"))
+
+    with pytest.raises(StoreUnavailable):
+        await database.write(insert("a"))
+
+    await database.write(insert("b"))
+    assert await database.read(keys) == ["a", "b"]
+
+
+async def test_a_reader_cannot_write(database: SqliteDatabase) -> None:
+    def sneak(connection: sqlite3.Connection) -> None:
+        connection.execute(_INSERT, {"key": "sneaky"})
+
+    with pytest.raises(sqlite3.OperationalError):
+        await database.read(sneak)
+
+
+async def test_a_closed_store_refuses_writes(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "kheish.db")
+    database.close()
+
+    with pytest.raises(StoreUnavailable):
+        await database.write(lambda _: None)
+
+
+async def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "kheish.db")
+    database.run_offline(migrate)
+    await database.write(insert("kept"))
+    database.close()
+
+    again = SqliteDatabase(tmp_path / "kheish.db")
+    assert again.run_offline(migrate) == []
+    assert await again.read(keys) == ["kept"]
+    again.close()
+
+
+def test_the_file_database_is_in_wal_mode_with_full_synchronisation(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "kheish.db")
+
+    modes = database.run_offline(
+        lambda connection: (
+            connection.execute("PRAGMA journal_mode").fetchone()[0],
+            connection.execute("PRAGMA synchronous").fetchone()[0],
+        )
+    )
+
+    assert modes == ("wal", 2)
+    database.close()

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from kheish.store.database import SqliteDatabase, Transaction
+from kheish.store.events import FeedEvent
+from kheish.store.feed import Feed
+from kheish.store.migrations import migrate
+
+pytestmark = pytest.mark.anyio
+
+
+async def emit(database: SqliteDatabase, feed: Feed, count: int, *, session_id: str = "s", run_id: str = "r") -> None:
+    def unit(transaction: Transaction) -> None:
+        for number in range(count):
+            feed.append(transaction, type="trace", session_id=session_id, run_id=run_id, data={"n": number})
+
+    await database.write(unit)
+
+
+async def take(feed: Feed, count: int, **scope: object) -> list[FeedEvent]:
+    async with feed.subscribe(**scope) as events:  # type: ignore[arg-type]
+        return [await asyncio.wait_for(anext(events), 5) for _ in range(count)]
+
+
+async def test_ids_increase_and_a_cursor_gets_only_what_came_later(database: SqliteDatabase, feed: Feed) -> None:
+    await emit(database, feed, 5)
+
+    events = await take(feed, 3, cursor=2)
+
+    assert [event.id for event in events] == [3, 4, 5]
+
+
+async def test_replay_and_live_join_without_a_gap_or_a_duplicate(database: SqliteDatabase, feed: Feed) -> None:
+    await emit(database, feed, 3)
+
+    async with feed.subscribe(cursor=1) as events:
+        await emit(database, feed, 2)
+        got = [await asyncio.wait_for(anext(events), 5) for _ in range(4)]
+
+    assert [event.id for event in got] == [2, 3, 4, 5]
+
+
+async def test_without_a_cursor_a_stream_is_live_only(database: SqliteDatabase, feed: Feed) -> None:
+    await emit(database, feed, 3)
+
+    async with feed.subscribe() as events:
+        await emit(database, feed, 1)
+        event = await asyncio.wait_for(anext(events), 5)
+
+    assert event.id == 4
+
+
+async def test_a_cursor_beyond_the_newest_id_is_clamped(database: SqliteDatabase, feed: Feed) -> None:
+    await emit(database, feed, 1)
+
+    async with feed.subscribe(cursor=999) as events:
+        await emit(database, feed, 1)
+        event = await asyncio.wait_for(anext(events), 5)
+
+    assert event.id == 2
+
+
+async def test_a_session_stream_never_shows_another_session(database: SqliteDatabase, feed: Feed) -> None:
+    await emit(database, feed, 2, session_id="a", run_id="r1")
+    await emit(database, feed, 2, session_id="b", run_id="r2")
+
+    events = await take(feed, 2, cursor=0, session_id="b")
+
+    assert [event.session_id for event in events] == ["b", "b"]
+
+
+async def test_a_full_window_gives_one_exact_gap_then_the_retained_events(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "kheish.db")
+    database.run_offline(migrate)
+    feed = Feed(database, capacity=4)
+    database.subscribe(feed.publish)
+    for _ in range(20):
+        await emit(database, feed, 1)
+
+    gap, *rest = await take(feed, 5, cursor=1)
+
+    assert json.loads(gap.data) == {
+        "type": "stream_gap",
+        "skipped": 15,
+        "resume_after_id": "16",
+        "reason": "replay_window",
+        "scope": "global",
+        "skipped_is_estimate": False,
+    }
+    assert [event.id for event in rest] == [17, 18, 19, 20]
+    database.close()
+
+
+async def test_a_cursor_survives_a_restart_without_a_gap(tmp_path: Path) -> None:
+    path = tmp_path / "kheish.db"
+    database = SqliteDatabase(path)
+    database.run_offline(migrate)
+    feed = Feed(database)
+    database.subscribe(feed.publish)
+    await emit(database, feed, 3)
+    database.close()
+
+    database = SqliteDatabase(path)
+    feed = Feed(database)
+    database.run_offline(feed.load)
+    database.subscribe(feed.publish)
+    await emit(database, feed, 1)
+
+    assert [event.id for event in await take(feed, 2, cursor=2)] == [3, 4]
+    database.close()
+
+
+async def test_a_slow_reader_gets_a_live_lag_gap_and_the_others_get_everything(
+    database: SqliteDatabase, feed: Feed
+) -> None:
+    async with feed.subscribe() as slow, feed.subscribe() as fast:
+        seen = 0
+        for _ in range(30):
+            await emit(database, feed, 100)
+            for _ in range(100):
+                await asyncio.wait_for(anext(fast), 5)
+                seen += 1
+        gap = await asyncio.wait_for(anext(slow), 5)
+        after = await asyncio.wait_for(anext(slow), 5)
+
+    body = json.loads(gap.data)
+    assert seen == 3000
+    assert body["reason"] == "live_lag"
+    assert after.id == int(body["resume_after_id"]) + 1
+    assert int(feed.status()["stream_lagged_event_count"]) == body["skipped"]  # type: ignore[arg-type]
+
+
+async def test_live_only_events_have_no_id_and_are_never_stored(database: SqliteDatabase, feed: Feed) -> None:
+    async with feed.subscribe(run_id="r") as events:
+        feed.publish_live("output_delta", session_id="s", run_id="r", data={"text": "hi"})
+        live = await asyncio.wait_for(anext(events), 5)
+    await emit(database, feed, 1)
+
+    assert (live.id, live.data) == (None, b'{"text":"hi"}')
+    assert [event.type for event in await take(feed, 1, cursor=0)] == ["trace"]
+
+
+async def test_an_event_of_a_refused_unit_is_never_seen(database: SqliteDatabase, feed: Feed) -> None:
+    def refuse(transaction: Transaction) -> None:
+        feed.append(transaction, type="trace", session_id="s", run_id="r", data={"n": "lost"})
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await database.write(refuse)
+    await emit(database, feed, 1)
+
+    (event,) = await take(feed, 1, cursor=0)
+    assert json.loads(event.data) == {"n": 0}
