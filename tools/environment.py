@@ -83,7 +83,7 @@ def _pip(*arguments: str) -> None:
     quiet = ("-qq", "--disable-pip-version-check", "--no-input")
     done = subprocess.run([*pip, *arguments, *quiet], check=False, stdin=subprocess.DEVNULL)
     if done.returncode:
-        _say(f"pip {arguments[0]} failed; Python needs ensurepip or pip (on Debian: python3-venv)")
+        _say("the packages were not installed; see above (without any pip, Debian needs python3-venv)")
         sys.exit(done.returncode)
 
 
