@@ -48,6 +48,10 @@ def _foreign(node: ast.ImportFrom | ast.Import, path: Path) -> Iterator[str]:
 
 
 def _is_broad(handler: ast.ExceptHandler) -> bool:
+    """Whether it swallows what it does not know; cleaning up and raising again swallows nothing."""
+    last = handler.body[-1]
+    if isinstance(last, ast.Raise) and last.exc is None:
+        return False
     caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
     return any(kind is None or (isinstance(kind, ast.Name) and kind.id in BROAD) for kind in caught)
 

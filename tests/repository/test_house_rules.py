@@ -42,6 +42,10 @@ def test_a_broad_except_must_name_its_boundary(tmp_path: Path, caught: str) -> N
     assert _broken(tmp_path, "explained.py", explained) == []
 
 
+def test_a_broad_except_that_raises_again_needs_no_comment(tmp_path: Path) -> None:
+    assert _broken(tmp_path, "again.py", "try:\n    pass\nexcept BaseException:\n    print()\n    raise\n") == []
+
+
 @pytest.mark.parametrize(
     "line", ["from kheish.runs.store import RunRows", "from kheish.runs import store", "import kheish.runs.store"]
 )
