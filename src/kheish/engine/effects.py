@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
-from kheish.tools.limits import ToolRuntimeLimits
-from kheish.tools.runtime import BatchBudget, ToolRuntime
 
 from kheish.core.clock import Clock
 from kheish.core.ids import IdSource
@@ -20,7 +18,9 @@ from kheish.engine.entries import ModelFailed, ModelReplied, Ruling, ToolFinishe
 from kheish.engine.ports import LiveEvents, Models
 from kheish.engine.state import CallState, RunState
 from kheish.providers.protocol import ModelReply, ModelRequest, ProviderError, TextDelta
+from kheish.tools.limits import ToolRuntimeLimits
 from kheish.tools.protocol import OutputEmitted, Prepared, Replay, TodosWritten, ToolCall, ToolContext, ToolOutcome
+from kheish.tools.runtime import BatchBudget, ToolRuntime
 
 log = structlog.get_logger(__name__)
 

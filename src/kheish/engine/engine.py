@@ -7,9 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
-from kheish.tools.limits import ToolRuntimeLimits
 from kheish.tools.orphans import kill_orphans
-from kheish.tools.runtime import ToolRuntime
 
 from kheish.core.clock import Clock
 from kheish.core.ids import IdSource
@@ -24,7 +22,9 @@ from kheish.engine.timers import TimerService
 from kheish.engine.worker import Command, Hands, SessionMemory, SessionWorker
 from kheish.policy.protocol import Permissions
 from kheish.store.database import Transaction
+from kheish.tools.limits import ToolRuntimeLimits
 from kheish.tools.protocol import Replay, ToolContext
+from kheish.tools.runtime import ToolRuntime
 
 log = structlog.get_logger(__name__)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 
-from kheish.tools.limits import ToolRuntimeLimits
-from kheish.tools.runtime import ToolRuntime
-
 from kheish.core.jsonvalue import JsonObject
 from kheish.engine.entries import CallsDecided, Decision, Ruling
 from kheish.engine.state import CallState, RunState
 from kheish.policy.protocol import Behavior, Permissions, Verdict
+from kheish.tools.limits import ToolRuntimeLimits
 from kheish.tools.protocol import ToolCall
+from kheish.tools.runtime import ToolRuntime
 
 
 class Judge:

@@ -150,24 +150,13 @@ def apply(state: RunState, recorded: Recorded) -> RunState:
         case e.ModelReplied():
             return _after_reply(moved, entry)
         case e.ModelFailed():
-            return replace(
-                moved,
-                failed_attempts=entry.attempt,
-                last_failure=entry,
-                due_at_ms=entry.retry_at_ms,
-                max_output_tokens=entry.max_output_tokens or moved.max_output_tokens,
-            )
+            return _after_failure(moved, entry)
         case e.CallsDecided():
             return _after_decisions(moved, entry)
         case e.ApprovalsResolved():
             return _after_resolutions(moved, entry)
-        case e.QuestionRequested(call_id=call_id, request=request):
-            return replace(
-                _with_call(moved, call_id, question=request),
-                status=RunStatus.WAITING_FOR_USER_QUESTION,
-                due_at_ms=_optional_int(request.get("expires_at_ms")),
-                questions_asked=moved.questions_asked + 1,
-            )
+        case e.QuestionRequested():
+            return _after_question(moved, entry)
         case e.QuestionResolved():
             return replace(moved, status=RunStatus.RUNNING, kind="user_question_resume", due_at_ms=None)
         case e.ToolIntended(call_id=call_id):
@@ -214,6 +203,25 @@ def _after_reply(state: RunState, entry: e.ModelReplied) -> RunState:
             cached_input_tokens=total.cached_input_tokens + entry.usage.cached_input_tokens,
             cost_usd=total.cost_usd + entry.usage.cost_usd,
         ),
+    )
+
+
+def _after_failure(state: RunState, entry: e.ModelFailed) -> RunState:
+    return replace(
+        state,
+        failed_attempts=entry.attempt,
+        last_failure=entry,
+        due_at_ms=entry.retry_at_ms,
+        max_output_tokens=entry.max_output_tokens or state.max_output_tokens,
+    )
+
+
+def _after_question(state: RunState, entry: e.QuestionRequested) -> RunState:
+    return replace(
+        _with_call(state, entry.call_id, question=entry.request),
+        status=RunStatus.WAITING_FOR_USER_QUESTION,
+        due_at_ms=_optional_int(entry.request.get("expires_at_ms")),
+        questions_asked=state.questions_asked + 1,
     )
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
 import structlog
-from kheish.tools.runtime import ToolRuntime
 
 from kheish.core.clock import Clock
 from kheish.core.problems import Problem
@@ -33,6 +32,7 @@ from kheish.engine.ports import Journal, Proposal, Rule, Transition
 from kheish.engine.state import CallState, RunState, SessionState, advance, apply
 from kheish.store.database import Transaction
 from kheish.tools.protocol import QuestionAsked, ToolCall
+from kheish.tools.runtime import ToolRuntime
 
 log = structlog.get_logger(__name__)
 

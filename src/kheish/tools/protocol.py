@@ -109,7 +109,7 @@ class Prepared(Protocol):
     """Recorded with the intent (a gated child's process group, an intended file digest)."""
 
     async def run(self) -> ToolOutcome:
-        """Do it. Called once, after the intent is durable. Cancelling the task must stop the effect and its children."""
+        """Do it, once, after the intent is durable. Cancelling the task must stop the effect and its children."""
         ...
 
     async def abandon(self) -> None:

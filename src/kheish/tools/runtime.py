@@ -134,9 +134,9 @@ class ToolRuntime:
         if tool is None:
             return Known(failure(f"tool not found: {call.name}", tool=call.name))
         ready = ToolCall(id=call.id, name=call.name, input=self.normalised_input(call))
-        if error := first_error(tool.descriptor.schema, ready.input):
-            # A human's replacement input has not been through `admit`.
-            return Known(failure(f"invalid input: {error}", tool=call.name))
+        # A human's replacement input has not been through `admit`.
+        if invalid := first_error(tool.descriptor.schema, ready.input):
+            return Known(failure(f"invalid input: {invalid}", tool=call.name))
         try:
             return await cast("Tool", tool).prepare(ready, context)
         # Tool code may fail in ways of its own; the model reads that and the run goes on.
