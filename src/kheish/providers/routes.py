@@ -1,0 +1,208 @@
+"""Routes: named, daemon-owned bindings of driver, model, credential and capabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from kheish.core.jsonvalue import JsonObject
+from kheish.core.problems import Problem
+from kheish.providers.capabilities import Capabilities
+from kheish.providers.drivers import Driver, endpoint_for, in_family
+from kheish.providers.script import Script
+
+
+class UnknownRoute(Problem):
+    """No route has this id."""
+
+    domain, code, status = "routes", "unknown_route", 400
+
+
+class ModelNotSupported(Problem):
+    """The route does not take this model."""
+
+    domain, code, status = "routes", "model_not_supported", 400
+
+
+class RouteNotReady(Problem):
+    """The route cannot be used right now."""
+
+    domain, code, status = "routes", "route_not_ready", 409
+
+
+class RouteGone(Problem):
+    """A run is pinned to a route that is no longer configured."""
+
+    domain, code, status = "routes", "route_gone", 409
+
+
+class ModelSupport(StrEnum):
+    FAMILY = "family"  # only models of the driver's own vendor
+    ANY = "any"  # every non-empty model id
+
+
+class ReadinessState(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Readiness:
+    """Whether a route can be called now, and what to do when it cannot."""
+
+    state: ReadinessState
+    code: str
+    message: str
+    action: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """A configured text that may come from the environment, and never shows itself."""
+
+    value: str | None = field(repr=False)
+    env: str | None = None
+    """The variable it was looked up in; None when it stood in the file or on the command line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route:
+    """One route as configured."""
+
+    route_id: str
+    driver: Driver
+    default_model: str
+    model_support: ModelSupport = ModelSupport.FAMILY
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    auth_ref: str | None = None
+    api_key: Setting | None = None
+    """None: the route needs no key."""
+    base_url: str | None = None
+    organization: Setting | None = None
+    project: Setting | None = None
+    anthropic_version: str = "2023-06-01"
+    anthropic_beta_headers: tuple[str, ...] = ()
+    script: Script | None = field(default=None, repr=False)
+    """What a scripted route answers from."""
+
+    @property
+    def endpoint(self) -> str | None:
+        """The URL a model call is posted to."""
+        return endpoint_for(self.driver, self.base_url)
+
+    def accepts(self, model: str) -> bool:
+        """Say whether the route takes this model; its own default is always taken."""
+        if not model.strip():
+            return False
+        return model == self.default_model or self.model_support is ModelSupport.ANY or in_family(self.driver, model)
+
+    def readiness(self) -> Readiness:
+        for name, setting in (
+            ("api_key", self.api_key),
+            ("organization", self.organization),
+            ("project", self.project),
+        ):
+            if setting is not None and not setting.value:
+                return Readiness(
+                    state=ReadinessState.ERROR,
+                    code=f"{name}_env_unset",
+                    message=f"The environment variable {setting.env} is not set.",
+                    action=f"Set {setting.env} and restart the daemon.",
+                )
+        if self.api_key is None:
+            return Readiness(state=ReadinessState.OK, code="no_auth", message="The route needs no credential.")
+        if self.api_key.env is None:
+            return Readiness(
+                state=ReadinessState.OK,
+                code="inline_key",
+                message="The route uses a key written in its configuration.",
+                action="Prefer api_key_env, which keeps the key out of files.",
+            )
+        return Readiness(
+            state=ReadinessState.OK, code="env_key", message=f"The route uses the key in {self.api_key.env}."
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedRoute:
+    """A route together with the model that will be called; what gets pinned on a run."""
+
+    route_id: str
+    provider: str
+    """The driver's name."""
+    model: str
+    auth_ref: str | None
+    capabilities: Capabilities
+
+    def to_wire(self) -> JsonObject:
+        fields: JsonObject = {"route_id": self.route_id, "provider": self.provider, "model": self.model}
+        if self.auth_ref is not None:
+            fields["auth_ref"] = self.auth_ref
+        return {**fields, "capabilities": self.capabilities.to_wire()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RouteInventory:
+    """Every route of the daemon, the default first."""
+
+    routes: tuple[Route, ...] = ()
+    default_route: str | None = None
+
+    def find(self, route_id: str) -> Route | None:
+        return next((route for route in self.routes if route.route_id == route_id), None)
+
+    def resolve(self, route_id: str | None = None, model: str | None = None) -> ResolvedRoute:
+        """Name the route and model of a request; None means the default of the daemon, then of the route.
+
+        Raises:
+            UnknownRoute: no route has the id.
+            ModelNotSupported: the route refuses the model.
+            RouteNotReady: no id was given and the daemon has no routes.
+        """
+        route = self._route(route_id)
+        chosen = route.default_model if model is None else model
+        if not route.accepts(chosen):
+            hint = "" if route.model_support is ModelSupport.ANY else ' (its model_support is "family")'
+            raise ModelNotSupported(f"The route {route.route_id!r} does not take the model {chosen!r}{hint}.")
+        return ResolvedRoute(
+            route_id=route.route_id,
+            provider=route.driver.value,
+            model=chosen,
+            auth_ref=route.auth_ref,
+            capabilities=route.capabilities,
+        )
+
+    def require_ready(self, route_id: str) -> None:
+        """Check that a route can be used; a warning passes.
+
+        Raises:
+            UnknownRoute: no route has the id.
+            RouteNotReady: its readiness is `error`; the detail names the route and an action.
+        """
+        readiness = self._route(route_id).readiness()
+        if readiness.state is ReadinessState.ERROR:
+            action = f" Action: {readiness.action}" if readiness.action else ""
+            raise RouteNotReady(f"The route {route_id!r} is not ready: {readiness.message}{action}")
+
+    def with_default(self, route_id: str, model: str | None = None) -> RouteInventory:
+        """Return the inventory with another default route, and another default model of it.
+
+        Raises:
+            UnknownRoute, ModelNotSupported: as for `resolve`.
+        """
+        resolved = self.resolve(route_id, model)
+        default = replace(self._route(route_id), default_model=resolved.model)
+        others = tuple(route for route in self.routes if route.route_id != route_id)
+        return RouteInventory(routes=(default, *others), default_route=route_id)
+
+    def _route(self, route_id: str | None) -> Route:
+        wanted = self.default_route if route_id is None else route_id
+        if wanted is None:
+            raise RouteNotReady(
+                "The daemon has no model route. Action: start it with --routes-file, or with --provider and a key."
+            )
+        route = self.find(wanted)
+        if route is None:
+            raise UnknownRoute(f"No route has the id {wanted!r}.")
+        return route
