@@ -49,8 +49,10 @@ CREATE TABLE runs (
     updated_at_ms INTEGER NOT NULL,
     started_at_ms INTEGER,
     finished_at_ms INTEGER,
+    accepted_position INTEGER NOT NULL,
     first_offset INTEGER NOT NULL,
     last_offset INTEGER NOT NULL,
+    live INTEGER NOT NULL,
     request TEXT NOT NULL,
     input_metadata TEXT,
     pending_approvals TEXT,
@@ -61,8 +63,10 @@ CREATE TABLE runs (
 );
 CREATE INDEX runs_by_session ON runs (session_id, number);
 CREATE INDEX runs_by_time ON runs (submitted_at_ms, run_id);
-CREATE INDEX runs_live ON runs (status) WHERE status IN
-    ('queued', 'running', 'waiting_for_approval', 'waiting_for_user_question');
+CREATE INDEX runs_by_status ON runs (status);
+CREATE INDEX runs_queued ON runs (session_id, number) WHERE status = 'queued';
+CREATE INDEX runs_live ON runs (updated_at_ms, submitted_at_ms) WHERE live = 1;
+CREATE INDEX runs_ended ON runs (updated_at_ms, submitted_at_ms) WHERE live = 0;
 
 CREATE TABLE outputs (
     session_id TEXT NOT NULL,

@@ -1,0 +1,90 @@
+"""Request bodies: bounded, JSON only, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kheish.core.jsonvalue import decode
+from kheish.http.problems import PayloadTooLarge, UnsupportedMediaType, render
+
+DEFAULT_MAX_BYTES = 32 * 1024 * 1024
+_MUTATIONS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+class _Request(Request):
+    async def json(self) -> Any:  # the framework's own signature
+        return decode(await self.body())
+
+
+class JsonRoute(APIRoute):
+    """A route whose body is parsed as strict JSON: no NaN, no lone surrogates, no invalid UTF-8."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handler(_Request(request.scope, request.receive))
+
+        return strict
+
+
+class Bodies:
+    """Reads the body of a mutation up to a limit, chunked or not, and insists on `application/json`.
+
+    The content type is what keeps a web page of another origin from sending a plain form to a daemon without
+    tokens. A missing body needs none, unless a browser sent the request.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in _MUTATIONS:
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        body = await self._read(headers, receive)
+        if body is None:
+            problem = PayloadTooLarge(f"The request body is larger than {self._max_bytes} bytes.")
+            await render(problem, {"connection": "close"})(scope, receive, send)
+        elif not _is_json(headers) and (body or "origin" in headers):
+            await render(UnsupportedMediaType())(scope, receive, send)
+        else:
+            await self._app(scope, _replay(body, receive), send)
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
+        declared = headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._max_bytes:
+            return None
+        chunks: list[bytes] = []
+        total = 0
+        while True:
+            message = await receive()
+            chunk = message.get("body", b"")
+            total += len(chunk)
+            if total > self._max_bytes:
+                return None
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _is_json(headers: Headers) -> bool:
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return again

@@ -1,0 +1,371 @@
+"""SQL of runs, their outputs and their idempotency keys."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from kheish.core.jsonvalue import JsonValue, encode
+from kheish.engine import entries as e
+from kheish.engine.entries import RunStatus
+from kheish.engine.ports import Transition
+from kheish.engine.state import RunState, SessionState, accept
+from kheish.runs.views import (
+    input_metadata,
+    output_record,
+    queued_position,
+    request_summary,
+    run_view,
+    traces,
+    usage,
+)
+from kheish.store.database import Transaction
+from kheish.store.feed import Feed
+
+_INSERT = """
+INSERT INTO runs (run_id, number, session_id, agent_id, kind, status, submitted_at_ms, updated_at_ms, started_at_ms,
+                  finished_at_ms, accepted_position, first_offset, last_offset, live, request, input_metadata,
+                  pending_approvals, pending_questions, due_at_ms, usage, error)
+VALUES (:run_id, :number, :session_id, :agent_id, :kind, :status, :submitted_at_ms, :updated_at_ms, :started_at_ms,
+        :finished_at_ms, :accepted_position, :first_offset, :last_offset, :live, :request, :input_metadata,
+        :pending_approvals, :pending_questions, :due_at_ms, :usage, :error)
+"""
+_UPDATE = """
+UPDATE runs SET kind = :kind, status = :status, updated_at_ms = :updated_at_ms, started_at_ms = :started_at_ms,
+                finished_at_ms = :finished_at_ms, last_offset = :last_offset, live = :live, request = :request,
+                pending_approvals = :pending_approvals, pending_questions = :pending_questions,
+                due_at_ms = :due_at_ms, usage = :usage, error = :error
+ WHERE run_id = :run_id
+"""
+_INSERT_OUTPUT = """
+INSERT INTO outputs (session_id, run_id, call_id, position, body)
+VALUES (:session_id, :run_id, :call_id, :position, :body)
+ON CONFLICT (run_id, call_id) DO NOTHING
+"""
+_VIEW = """
+SELECT *, CASE WHEN status = 'queued' THEN (
+           SELECT COUNT(*) FROM runs AS ahead
+            WHERE ahead.session_id = runs.session_id AND ahead.status = 'queued' AND ahead.number <= runs.number
+       ) END AS queued_position
+  FROM runs
+"""
+_GET = _VIEW + " WHERE run_id = :run_id"
+_NEWEST = _VIEW + " ORDER BY submitted_at_ms DESC, number DESC LIMIT :limit"
+_NEWEST_OF_SESSION = _VIEW + " WHERE session_id = :session_id ORDER BY number DESC LIMIT :limit"
+_BY_LIVENESS = _VIEW + " WHERE live = :live ORDER BY updated_at_ms DESC, submitted_at_ms DESC LIMIT :limit"
+_BY_LIVENESS_OF_SESSION = (
+    _VIEW + " WHERE session_id = :session_id AND live = :live"
+    " ORDER BY updated_at_ms DESC, submitted_at_ms DESC LIMIT :limit"
+)
+_AFTER = "(submitted_at_ms, run_id) > (:at_ms, :after) ORDER BY submitted_at_ms, run_id LIMIT :limit"
+_BEFORE = "(submitted_at_ms, run_id) < (:at_ms, :after) ORDER BY submitted_at_ms DESC, run_id DESC LIMIT :limit"
+_PAGE_ASC = _VIEW + " WHERE " + _AFTER
+_PAGE_DESC = _VIEW + " WHERE " + _BEFORE
+_PAGE_ASC_OF_SESSION = _VIEW + " WHERE session_id = :session_id AND " + _AFTER
+_PAGE_DESC_OF_SESSION = _VIEW + " WHERE session_id = :session_id AND " + _BEFORE
+_COUNT = "SELECT COUNT(*) AS total FROM runs"
+_COUNT_OF_SESSION = "SELECT COUNT(*) AS total FROM runs WHERE session_id = :session_id"
+_OUTPUTS = """
+SELECT run_id, body FROM outputs WHERE run_id IN (SELECT value FROM json_each(:run_ids)) ORDER BY run_id, position
+"""
+_OUTPUTS_OF_SESSION = """
+SELECT body FROM outputs WHERE session_id = :session_id ORDER BY position DESC LIMIT :limit
+"""
+_WAITING = """
+SELECT run_id, session_id, agent_id, kind, pending_approvals, pending_questions FROM runs
+ WHERE status = :status ORDER BY session_id, number
+"""
+_PENDING_OF_SESSION = """
+SELECT pending_approvals, pending_questions FROM runs
+ WHERE session_id = :session_id AND status IN ('waiting_for_approval', 'waiting_for_user_question')
+"""
+_ACCEPTED_POSITIONS = "SELECT run_id, accepted_position FROM runs WHERE session_id = :session_id"
+_LIVE_SESSIONS = "SELECT DISTINCT session_id FROM runs WHERE live = 1"
+_LAST_NUMBER = "SELECT COALESCE(MAX(number), 0) AS number FROM runs"
+_COUNTS = "SELECT status, COUNT(*) AS runs FROM runs GROUP BY status"
+_DEEPEST_QUEUE = """
+SELECT COUNT(*) AS depth FROM runs WHERE status = 'queued' GROUP BY session_id ORDER BY depth DESC LIMIT 1
+"""
+_LIVE = """
+SELECT run_id, status, submitted_at_ms, updated_at_ms, pending_approvals, pending_questions FROM runs WHERE live = 1
+ ORDER BY submitted_at_ms, number
+"""
+_FIND_KEY = "SELECT run_id, fingerprint FROM idempotency WHERE scope = :scope AND key_hash = :key_hash"
+_INSERT_KEY = """
+INSERT INTO idempotency (scope, key_hash, fingerprint, run_id, at_ms)
+VALUES (:scope, :key_hash, :fingerprint, :run_id, :at_ms)
+"""
+_BIND = "INSERT INTO binding_keys (binding_key, session_id) VALUES (:key, :session_id) ON CONFLICT DO NOTHING"
+_BOUND_TO = "SELECT session_id FROM binding_keys WHERE binding_key = :key"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UsedKey:
+    """An idempotency key and what it stands for."""
+
+    run_id: str
+    fingerprint: str
+
+
+class RunsProjection:
+    """Keeps the runs and outputs tables in step with the journal and tells the event feed what changed."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def apply(self, transaction: Transaction, transition: Transition) -> None:
+        connection = transaction.connection
+        accepted = _accepted(transition)
+        for run in transition.runs:
+            statement = _INSERT if run.run_id in accepted else _UPDATE
+            columns = _columns(run)
+            if run.run_id in accepted:
+                columns["accepted_position"] = _accepted_position(run, transition.session)
+            connection.execute(statement, columns)
+        agents = {run.run_id: run.agent_id for run in transition.runs}
+        self._tell_accepted(transaction, transition, accepted)
+        for recorded in transition.entries:
+            if recorded.run_id is not None:
+                self._tell_entry(transaction, recorded, agents.get(recorded.run_id, ""))
+        for run in transition.runs:
+            if run.status is not RunStatus.QUEUED:
+                self._tell_run(transaction, run, transition.session)
+
+    def _tell_accepted(self, transaction: Transaction, transition: Transition, accepted: dict[str, RunState]) -> None:
+        """Every run is seen queued once, also when it starts in the commit of its acceptance."""
+        for run in accepted.values():
+            view = run_view(run, _accepted_position(run, transition.session))
+            self._publish(transaction, "run_updated", run, {"run": view})
+
+    def _tell_run(self, transaction: Transaction, run: RunState, session: SessionState) -> None:
+        view = run_view(run, queued_position(run, session))
+        self._publish(transaction, "run_updated", run, {"run": view})
+
+    def _tell_entry(self, transaction: Transaction, recorded: e.Recorded, agent_id: str) -> None:
+        session_id, run_id = recorded.session_id, recorded.run_id or ""
+        for key, record in output_record(session_id, run_id, recorded.entry):
+            fields = {
+                "session_id": session_id,
+                "run_id": run_id,
+                "call_id": key,
+                "position": recorded.offset,
+                "body": encode(record).decode(),
+            }
+            if transaction.connection.execute(_INSERT_OUTPUT, fields).rowcount:
+                self._feed.append(
+                    transaction,
+                    type="output",
+                    session_id=session_id,
+                    run_id=run_id,
+                    data={"type": "output", "output": record},
+                )
+        for trace in traces(recorded, agent_id):
+            self._feed.append(
+                transaction,
+                type="trace",
+                session_id=session_id,
+                run_id=run_id,
+                data={"type": "trace", "trace": trace},
+            )
+
+    def _publish(self, transaction: Transaction, kind: str, run: RunState, data: dict[str, JsonValue]) -> None:
+        self._feed.append(
+            transaction, type=kind, session_id=run.session_id, run_id=run.run_id, data={"type": kind, **data}
+        )
+
+
+def _accepted(transition: Transition) -> dict[str, RunState]:
+    """The runs this transition created, as they were right after acceptance."""
+    return {
+        recorded.run_id: accept(recorded, recorded.entry)
+        for recorded in transition.entries
+        if isinstance(recorded.entry, e.InputAccepted) and recorded.run_id is not None
+    }
+
+
+def _accepted_position(run: RunState, session: SessionState) -> int:
+    for position, queued in enumerate(session.queue, start=1):
+        if queued.run_id == run.run_id:
+            return position
+    return 1
+
+
+def _columns(run: RunState) -> dict[str, object]:
+    return {
+        "run_id": run.run_id,
+        "number": int(run.run_id.rpartition("-")[2]),
+        "session_id": run.session_id,
+        "agent_id": run.agent_id,
+        "kind": run.kind,
+        "status": run.status.value,
+        "submitted_at_ms": run.submitted_at_ms,
+        "updated_at_ms": run.updated_at_ms,
+        "started_at_ms": run.started_at_ms,
+        "finished_at_ms": run.finished_at_ms,
+        "first_offset": run.first_offset,
+        "last_offset": run.last_offset,
+        "live": not run.status.terminal,
+        "request": encode(request_summary(run)).decode(),
+        "input_metadata": _json(input_metadata(run.accepted)),
+        "pending_approvals": _json(list(run.pending_approvals) or None),
+        "pending_questions": _json(list(run.pending_questions) or None),
+        "due_at_ms": run.due_at_ms,
+        "usage": _json(usage(run)),
+        "error": run.error,
+    }
+
+
+def _json(value: JsonValue) -> str | None:
+    return None if value is None else encode(value).decode()
+
+
+# Reading
+
+
+def run_fields(row: sqlite3.Row) -> dict[str, object]:
+    """RunView of a row, without outputs. JSON columns pass through as they are stored."""
+    view: dict[str, object] = {name: row[name] for name in _PLAIN}
+    optional: dict[str, object] = {name: row[name] for name in _PLAIN_OPTIONAL}
+    optional["request"] = _fragment(row["request"])
+    optional["input_metadata"] = _fragment(row["input_metadata"])
+    for kind in ("approval", "question"):
+        stored = row[f"pending_{kind}s"]
+        if stored is not None:
+            optional[f"pending_{kind}_ids"] = [request["id"] for request in orjson.loads(stored)]
+            optional[f"pending_{kind}s"] = _fragment(stored)
+    optional["usage"] = _fragment(row["usage"])
+    optional["error"] = row["error"]
+    view.update((name, value) for name, value in optional.items() if value is not None)
+    return view
+
+
+_PLAIN = ("run_id", "session_id", "agent_id", "kind", "status", "submitted_at_ms", "updated_at_ms")
+_PLAIN_OPTIONAL = ("started_at_ms", "finished_at_ms", "queued_position")
+
+
+def _fragment(stored: str | None) -> orjson.Fragment | None:
+    return None if stored is None else orjson.Fragment(stored)
+
+
+def get(connection: sqlite3.Connection, run_id: str) -> sqlite3.Row | None:
+    """The run's row with its queue position."""
+    row: sqlite3.Row | None = connection.execute(_GET, {"run_id": run_id}).fetchone()
+    return row
+
+
+def newest(connection: sqlite3.Connection, *, session_id: str | None, limit: int) -> list[sqlite3.Row]:
+    """The newest runs, ascending by submission."""
+    statement = _NEWEST if session_id is None else _NEWEST_OF_SESSION
+    rows = connection.execute(statement, {"session_id": session_id, "limit": limit}).fetchall()
+    return rows[::-1]
+
+
+def live_first(connection: sqlite3.Connection, *, session_id: str | None, limit: int) -> list[sqlite3.Row]:
+    """Live runs before ended ones, each group by last change, newest first."""
+    statement = _BY_LIVENESS if session_id is None else _BY_LIVENESS_OF_SESSION
+    fields = {"session_id": session_id, "live": 1, "limit": limit}
+    rows = connection.execute(statement, fields).fetchall()
+    if len(rows) < limit:
+        rows += connection.execute(statement, {**fields, "live": 0, "limit": limit - len(rows)}).fetchall()
+    return rows
+
+
+def page(
+    connection: sqlite3.Connection, *, session_id: str | None, descending: bool, after: tuple[int, str], limit: int
+) -> list[sqlite3.Row]:
+    """The next runs in order of (submitted_at_ms, run_id), from after that pair."""
+    if session_id is None:
+        statement = _PAGE_DESC if descending else _PAGE_ASC
+    else:
+        statement = _PAGE_DESC_OF_SESSION if descending else _PAGE_ASC_OF_SESSION
+    fields = {"session_id": session_id, "at_ms": after[0], "after": after[1], "limit": limit}
+    return connection.execute(statement, fields).fetchall()
+
+
+def count(connection: sqlite3.Connection, session_id: str | None) -> int:
+    statement = _COUNT if session_id is None else _COUNT_OF_SESSION
+    total: int = connection.execute(statement, {"session_id": session_id}).fetchone()["total"]
+    return total
+
+
+def outputs_of(connection: sqlite3.Connection, run_ids: Sequence[str]) -> dict[str, list[orjson.Fragment]]:
+    """The outputs of many runs in one query."""
+    found: dict[str, list[orjson.Fragment]] = {}
+    for row in connection.execute(_OUTPUTS, {"run_ids": encode(list(run_ids)).decode()}):
+        found.setdefault(row["run_id"], []).append(orjson.Fragment(row["body"]))
+    return found
+
+
+def outputs_of_session(connection: sqlite3.Connection, session_id: str, limit: int) -> list[orjson.Fragment]:
+    """The session's newest outputs, oldest first."""
+    rows = connection.execute(_OUTPUTS_OF_SESSION, {"session_id": session_id, "limit": limit}).fetchall()
+    return [orjson.Fragment(row["body"]) for row in reversed(rows)]
+
+
+def pending_of_session(connection: sqlite3.Connection, session_id: str) -> tuple[str | None, str | None]:
+    """The approvals and questions the session's run waits for, as stored JSON."""
+    row = connection.execute(_PENDING_OF_SESSION, {"session_id": session_id}).fetchone()
+    return (None, None) if row is None else (row["pending_approvals"], row["pending_questions"])
+
+
+def waiting(connection: sqlite3.Connection, status: RunStatus) -> list[sqlite3.Row]:
+    """Every run that waits for this kind of answer, by session."""
+    return connection.execute(_WAITING, {"status": status.value}).fetchall()
+
+
+def accepted_positions(connection: sqlite3.Connection, session_id: str) -> dict[str, int]:
+    """The place in the queue each run of a session was accepted at."""
+    rows = connection.execute(_ACCEPTED_POSITIONS, {"session_id": session_id})
+    return {row["run_id"]: row["accepted_position"] for row in rows}
+
+
+def live_sessions(connection: sqlite3.Connection) -> list[str]:
+    """Sessions with unfinished runs: all a restart has to look at."""
+    return [row["session_id"] for row in connection.execute(_LIVE_SESSIONS)]
+
+
+def last_number(connection: sqlite3.Connection) -> int:
+    number: int = connection.execute(_LAST_NUMBER).fetchone()["number"]
+    return number
+
+
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """Runs per status."""
+    return {row["status"]: row["runs"] for row in connection.execute(_COUNTS)}
+
+
+def deepest_queue(connection: sqlite3.Connection) -> int:
+    row = connection.execute(_DEEPEST_QUEUE).fetchone()
+    return 0 if row is None else int(row["depth"])
+
+
+def live(connection: sqlite3.Connection) -> list[sqlite3.Row]:
+    """Every unfinished run, oldest first."""
+    return connection.execute(_LIVE).fetchall()
+
+
+# Idempotency and affinity
+
+
+def find_key(connection: sqlite3.Connection, scope: str, key_hash: str) -> UsedKey | None:
+    row = connection.execute(_FIND_KEY, {"scope": scope, "key_hash": key_hash}).fetchone()
+    return None if row is None else UsedKey(run_id=row["run_id"], fingerprint=row["fingerprint"])
+
+
+def remember_key(
+    connection: sqlite3.Connection, *, scope: str, key_hash: str, fingerprint: str, run_id: str, at_ms: int
+) -> None:
+    connection.execute(
+        _INSERT_KEY,
+        {"scope": scope, "key_hash": key_hash, "fingerprint": fingerprint, "run_id": run_id, "at_ms": at_ms},
+    )
+
+
+def bind(connection: sqlite3.Connection, key: str, session_id: str) -> str:
+    """Tie an affinity key to a session; returns the session it belongs to, now and forever."""
+    connection.execute(_BIND, {"key": key, "session_id": session_id})
+    owner: str = connection.execute(_BOUND_TO, {"key": key}).fetchone()["session_id"]
+    return owner

@@ -1,0 +1,231 @@
+"""SQL of sessions, and their projection from the journal."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from kheish.core.jsonvalue import JsonObject, encode
+from kheish.core.messages import TextPart
+from kheish.engine import entries as e
+from kheish.engine.entries import RunStatus
+from kheish.engine.ports import Transition
+from kheish.engine.state import RunState
+from kheish.sessions.models import AgentStatus
+from kheish.store.database import Transaction
+from kheish.store.feed import Feed
+
+_CREATE = """
+INSERT INTO sessions (session_id, agent_id, thread_id, capability_scope, credential_scope, created_at_ms,
+                      updated_at_ms, status)
+VALUES (:session_id, :agent_id, :thread_id, :capability_scope, :credential_scope, :at_ms, :at_ms, 'idle')
+ON CONFLICT (session_id) DO NOTHING
+"""
+_GET = "SELECT * FROM sessions WHERE session_id = :session_id"
+_LIST = "SELECT * FROM sessions ORDER BY session_id LIMIT :limit"
+_PAGE = "SELECT * FROM sessions WHERE session_id > :after ORDER BY session_id LIMIT :limit"
+_LIST_OF_PERSONA = """
+SELECT * FROM sessions WHERE persona_id = :persona_id AND session_id > :after ORDER BY session_id LIMIT :limit
+"""
+_COUNT = "SELECT COUNT(*) AS total FROM sessions"
+_COUNT_OF_PERSONA = "SELECT COUNT(*) AS total FROM sessions WHERE persona_id = :persona_id"
+_SET_ROUTE_POLICY = """
+UPDATE sessions SET route_policy = :value, updated_at_ms = :at_ms WHERE session_id = :session_id
+"""
+_SET_REPLY_TARGETS = """
+UPDATE sessions SET reply_targets = :value, updated_at_ms = :at_ms WHERE session_id = :session_id
+"""
+_STATE = "SELECT agent_id, status, pending_approvals, pending_questions FROM sessions WHERE session_id = :session_id"
+_PROJECT = """
+UPDATE sessions SET status = :status, pending_approvals = :pending_approvals, pending_questions = :pending_questions,
+                    journal_len = :journal_len, updated_at_ms = :at_ms,
+                    last_assistant_message = COALESCE(:message, last_assistant_message),
+                    last_error = CASE WHEN :error_known THEN :error ELSE last_error END,
+                    todos = COALESCE(:todos, todos)
+ WHERE session_id = :session_id
+"""
+_TODOS = "SELECT todos FROM sessions WHERE session_id = :session_id"
+
+
+def create(
+    connection: sqlite3.Connection,
+    *,
+    session_id: str,
+    agent_id: str,
+    thread_id: str | None,
+    capability_scope: JsonObject | None,
+    credential_scope: JsonObject | None,
+    at_ms: int,
+) -> tuple[sqlite3.Row, bool]:
+    """Create the session or find it; one statement decides. Returns its row and whether it is new."""
+    fields = {
+        "session_id": session_id,
+        "agent_id": agent_id,
+        "thread_id": thread_id,
+        "capability_scope": _json(capability_scope),
+        "credential_scope": _json(credential_scope),
+        "at_ms": at_ms,
+    }
+    created = connection.execute(_CREATE, fields).rowcount == 1
+    row = get(connection, session_id)
+    assert row is not None
+    return row, created
+
+
+def get(connection: sqlite3.Connection, session_id: str) -> sqlite3.Row | None:
+    row: sqlite3.Row | None = connection.execute(_GET, {"session_id": session_id}).fetchone()
+    return row
+
+
+def listed(
+    connection: sqlite3.Connection, *, persona_id: str | None, after: str | None, limit: int
+) -> list[sqlite3.Row]:
+    """Sessions by id, from after ``after``."""
+    fields = {"persona_id": persona_id, "after": after or "", "limit": limit}
+    unpaged = _LIST if after is None else _PAGE
+    statement = unpaged if persona_id is None else _LIST_OF_PERSONA
+    return connection.execute(statement, fields).fetchall()
+
+
+def count(connection: sqlite3.Connection, persona_id: str | None = None) -> int:
+    statement = _COUNT if persona_id is None else _COUNT_OF_PERSONA
+    total: int = connection.execute(statement, {"persona_id": persona_id}).fetchone()["total"]
+    return total
+
+
+def set_route_policy(connection: sqlite3.Connection, session_id: str, policy: JsonObject | None, at_ms: int) -> None:
+    fields = {"session_id": session_id, "value": _json(policy), "at_ms": at_ms}
+    connection.execute(_SET_ROUTE_POLICY, fields)
+
+
+def set_reply_targets(
+    connection: sqlite3.Connection, session_id: str, targets: tuple[JsonObject, ...], at_ms: int
+) -> None:
+    """Store the defaults; an empty list is remembered as "cleared", which differs from "never set"."""
+    fields = {"session_id": session_id, "value": encode(list(targets)).decode(), "at_ms": at_ms}
+    connection.execute(_SET_REPLY_TARGETS, fields)
+
+
+def todos(connection: sqlite3.Connection, session_id: str) -> str | None:
+    """The session's todo list as stored JSON."""
+    row = connection.execute(_TODOS, {"session_id": session_id}).fetchone()
+    return None if row is None else row["todos"]
+
+
+def _json(value: JsonObject | None) -> str | None:
+    return None if value is None else encode(value).decode()
+
+
+class SessionsProjection:
+    """Keeps a session's row in step with its journal and tells the event feed when its state changed."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def apply(self, transaction: Transaction, transition: Transition) -> None:
+        connection = transaction.connection
+        session_id = transition.session_id
+        before = connection.execute(_STATE, {"session_id": session_id}).fetchone()
+        if before is None:
+            raise LookupError(f"session {session_id!r} has a journal and no row")
+        fields = _fields(transition, before["status"])
+        connection.execute(_PROJECT, fields)
+        for run in transition.runs:
+            if run.status is RunStatus.INTERRUPTED:
+                data: JsonObject = {"type": "interrupted", "session_id": session_id, "agent_id": run.agent_id}
+                self._feed.append(transaction, type="interrupted", session_id=session_id, run_id=None, data=data)
+        shown = ("status", "pending_approvals", "pending_questions")
+        if any(before[name] != fields[name] for name in shown):
+            tell_state(
+                self._feed,
+                transaction,
+                session_id=session_id,
+                agent_id=before["agent_id"],
+                status=str(fields["status"]),
+                pending_approvals=int(str(fields["pending_approvals"])),
+                pending_questions=int(str(fields["pending_questions"])),
+            )
+
+
+def tell_state(
+    feed: Feed,
+    transaction: Transaction,
+    *,
+    session_id: str,
+    agent_id: str,
+    status: str,
+    pending_approvals: int,
+    pending_questions: int,
+) -> None:
+    """Publish `session_state_changed`."""
+    data: JsonObject = {
+        "type": "session_state_changed",
+        "session_id": session_id,
+        "agent_id": agent_id,
+        "status": status,
+        "pending_approvals": pending_approvals,
+        "pending_questions": pending_questions,
+    }
+    feed.append(transaction, type="session_state_changed", session_id=session_id, run_id=None, data=data)
+
+
+def _fields(transition: Transition, status: str) -> dict[str, object]:
+    active = transition.session.active
+    started = any(isinstance(recorded.entry, e.RunStarted) for recorded in transition.entries)
+    ended = _last_ended(transition)
+    failed = ended is not None and ended.status is RunStatus.FAILED
+    return {
+        "session_id": transition.session_id,
+        "status": _status(active, ended, status),
+        "pending_approvals": 0 if active is None else len(active.pending_approvals),
+        "pending_questions": 0 if active is None else len(active.pending_questions),
+        "journal_len": transition.session.next_offset - 1,
+        "at_ms": transition.entries[-1].at_ms,
+        "message": _message(transition),
+        "error_known": started or ended is not None,
+        "error": ended.error if failed and ended is not None else None,
+        "todos": _todos(transition),
+    }
+
+
+_ACTIVE = {
+    RunStatus.WAITING_FOR_APPROVAL: AgentStatus.WAITING_FOR_APPROVAL,
+    RunStatus.WAITING_FOR_USER_QUESTION: AgentStatus.WAITING_FOR_USER_INPUT,
+}
+_ENDED = {RunStatus.COMPLETED: AgentStatus.COMPLETED, RunStatus.FAILED: AgentStatus.FAILED}
+
+
+def _status(active: RunState | None, ended: RunState | None, before: str) -> str:
+    if active is not None:
+        return _ACTIVE.get(active.status, AgentStatus.RUNNING).value
+    if ended is None or ended.started_at_ms is None:
+        return before
+    return _ENDED.get(ended.status, AgentStatus.IDLE).value
+
+
+def _last_ended(transition: Transition) -> RunState | None:
+    by_id = {run.run_id: run for run in transition.runs}
+    for recorded in reversed(transition.entries):
+        if isinstance(recorded.entry, e.RunEnded) and recorded.run_id is not None:
+            return by_id.get(recorded.run_id)
+    return None
+
+
+def _message(transition: Transition) -> str | None:
+    for recorded in reversed(transition.entries):
+        entry = recorded.entry
+        if isinstance(entry, e.RunEnded) and entry.output:
+            return entry.output
+        if isinstance(entry, e.ModelReplied):
+            text = "".join(part.text for part in entry.parts if isinstance(part, TextPart))
+            if text:
+                return text
+    return None
+
+
+def _todos(transition: Transition) -> str | None:
+    for recorded in reversed(transition.entries):
+        if isinstance(recorded.entry, e.ToolFinished):
+            for effect in recorded.entry.effects:
+                if effect["type"] == "todos":
+                    return encode(effect["todos"]).decode()
+    return None

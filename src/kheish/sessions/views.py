@@ -1,0 +1,158 @@
+"""What clients see of a session. Pure."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+
+import orjson
+
+from kheish.core.jsonvalue import JsonObject, JsonValue, without_empty
+from kheish.core.messages import Part, TextPart, ToolCallPart
+from kheish.engine import entries as e
+from kheish.engine.entries import Recorded
+
+POLICY_COLUMNS = ("route_policy", "capability_scope", "credential_scope", "reply_targets")
+_EMPTY = (None, "null", "[]", "{}")
+
+
+def policies(row: sqlite3.Row) -> dict[str, object]:
+    """The ids and the policy fields that every view of a session shows."""
+    found: dict[str, object] = {"session_id": row["session_id"], "agent_id": row["agent_id"]}
+    for name in POLICY_COLUMNS:
+        if row[name] not in _EMPTY:
+            found[name] = orjson.Fragment(row[name])
+            if name.endswith("_scope"):
+                found[f"effective_{name}"] = found[name]
+    return found
+
+
+def summary(row: sqlite3.Row) -> dict[str, object]:
+    """SessionViewSummary."""
+    return {
+        **policies(row),
+        "status": row["status"],
+        "pending_approvals": row["pending_approvals"],
+        "pending_questions": row["pending_questions"],
+    }
+
+
+def snapshot(row: sqlite3.Row, approvals: str | None, questions: str | None) -> dict[str, object]:
+    """ManagedAgentSnapshot; ``approvals`` and ``questions`` are stored JSON lists."""
+    view: dict[str, object] = {
+        "agent": {
+            "id": row["agent_id"],
+            "parent": None,
+            "conversation": {"session_id": row["session_id"], "thread_id": row["thread_id"]},
+            "status": row["status"],
+            "retention": "retain",
+            "spawned_at_ms": row["created_at_ms"],
+            "subtasks": [],
+            "sidechain_session_id": None,
+            "fork_context": None,
+        },
+        "pending_approvals": orjson.Fragment(approvals or "[]"),
+    }
+    if questions is not None:
+        view["pending_questions"] = orjson.Fragment(questions)
+    view["last_assistant_message"] = row["last_assistant_message"]
+    view["journal_len"] = row["journal_len"]
+    view["checkpoint_len"] = 0
+    view["last_error"] = row["last_error"]
+    return view
+
+
+def materialised(row: sqlite3.Row, journal: Sequence[Recorded]) -> dict[str, object]:
+    """The session as its journal tells it, in the envelope of the wire contract."""
+    metadata: dict[str, object] = {}
+    if row["route_policy"] not in _EMPTY:
+        metadata["session_route_policy"] = orjson.Fragment(row["route_policy"])
+    if row["reply_targets"] is not None:
+        metadata["session_reply_targets"] = orjson.Fragment(row["reply_targets"])
+    if row["todos"] is not None:
+        metadata["session_control_state"] = {"plan_mode": False, "todos": orjson.Fragment(row["todos"])}
+    return {
+        "session_id": row["session_id"],
+        "journal": list(journal_events(journal)),
+        "checkpoints": [],
+        "audits": list(_audits(journal)),
+        "outputs": [],
+        "metadata": metadata,
+    }
+
+
+def journal_events(journal: Iterable[Recorded]) -> Iterator[JsonObject]:
+    """Journal entries as `{offset, timestamp_ms, event}`; an entry is at most one event, so offsets stay unique."""
+    for recorded in journal:
+        event = _event(recorded)
+        if event is not None:
+            yield {"offset": recorded.offset, "timestamp_ms": recorded.at_ms, "event": event}
+
+
+def _event(recorded: Recorded) -> JsonObject | None:
+    entry = recorded.entry
+    match entry:
+        case e.InputAccepted(envelope=envelope):
+            return {"type": "input_received", "input": envelope}
+        case e.ModelReplied():
+            return {"type": "message_appended", "message": _assistant(entry)}
+        case e.FollowedUp(text=text):
+            message: JsonObject = {"id": f"follow-up-{recorded.offset}", "role": "user"}
+            return {"type": "message_appended", "message": {**message, "content": text, "pinned": False}}
+        case e.ToolIntended():
+            call: JsonObject = {"id": entry.call_id, "name": entry.name, "input": entry.input}
+            return {"type": "tool_call_started", "call": call}
+        case e.ToolFinished():
+            return {"type": "tool_call_finished", "result": _result(entry)}
+        case e.QuestionRequested(request=request):
+            return {"type": "user_question_requested", "request": request}
+        case e.QuestionResolved(resolution=resolution):
+            return {"type": "user_question_resolved", "resolution": resolution}
+        case _:
+            return None
+
+
+def _assistant(entry: e.ModelReplied) -> JsonObject:
+    message: JsonObject = {
+        "id": entry.message_id,
+        "role": "assistant",
+        "content": [part for part in map(_content, entry.parts) if part is not None],
+        "pinned": False,
+        "api_usage": {
+            "input_tokens": entry.usage.input_tokens,
+            "output_tokens": entry.usage.output_tokens,
+            "cost_usd": entry.usage.cost_usd,
+        },
+    }
+    if entry.response_id is not None:
+        message["provider_response_id"] = entry.response_id
+    return message
+
+
+def _content(part: Part) -> JsonValue:
+    match part:
+        case TextPart(text=text):
+            return {"type": "text", "text": text}
+        case ToolCallPart():
+            return {"type": "tool_call", "id": part.call_id, "name": part.name, "input": part.input}
+        case _:
+            # Reasoning and other provider-only data is shown to nobody.
+            return None
+
+
+def _result(entry: e.ToolFinished) -> JsonObject:
+    result: JsonObject = {
+        "call_id": entry.call_id,
+        "output": entry.output,
+        "is_error": entry.is_error,
+        "tool_name": entry.name,
+    }
+    return {**result, **without_empty({"context_updates": list(entry.context_updates)})}
+
+
+def _audits(journal: Iterable[Recorded]) -> Iterator[JsonObject]:
+    for recorded in journal:
+        if isinstance(recorded.entry, e.CallsDecided):
+            for made in recorded.entry.decisions:
+                if made.audit is not None:
+                    yield made.audit
