@@ -1,0 +1,161 @@
+"""./dev bench: the daemon beside the floor, in turn, in one run. Prints ratios; writes bench/results.json.
+
+Figures of one run belong together; compare ratios, not absolutes of different machines or days.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+HERE = Path(__file__).parent
+START_DEADLINE_S = 30.0
+ROUTES = """
+[routes.bench]
+driver = "openai_compatible"
+default_model = "m"
+base_url = "{url}/v1"
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    name: str
+    content: str
+    sessions: int
+    runs: int
+
+
+def rows(quick: bool) -> list[Row]:
+    scale = 1 if quick else 4
+    made = []
+    for label, content in (("no tool", "hi"), ("one tool", "use a tool")):
+        for sessions, runs in ((1, 60), (16, 25), (64, 8)):
+            made.append(
+                Row(name=f"{label}, {sessions} sessions", content=content, sessions=sessions, runs=runs * scale)
+            )
+    return made
+
+
+@contextmanager
+def child(command: list[str], log: Path) -> Iterator[str]:
+    """A process that says `ready <url>` or logs it as JSON; stopped on exit."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        yield _url(process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _url(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + START_DEADLINE_S
+    while time.monotonic() < deadline and process.poll() is None:
+        for line in log.read_text().splitlines():
+            if line.startswith("ready "):
+                return line.removeprefix("ready ")
+            if '"daemon.ready"' in line:
+                return str(json.loads(line)["url"])
+        time.sleep(0.02)
+    raise SystemExit(f"{process.args!r} did not start:\n{log.read_text()}")
+
+
+async def drive(url: str, row: Row, tag: str, create: bool) -> tuple[float, list[float]]:
+    """Runs per second and the seconds of each run: every session submits and waits, one run after the other."""
+    limits = httpx2.Limits(max_connections=None)
+    async with httpx2.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
+        names = [f"bench-{tag}-{number}" for number in range(row.sessions)]
+        if create:
+            for name in names:
+                (await client.post("/v1/sessions", json={"session_id": name})).raise_for_status()
+        seconds: list[float] = []
+
+        async def session(name: str) -> None:
+            for _ in range(row.runs):
+                began = time.perf_counter()
+                response = await client.post(f"/v1/sessions/{name}/input", json={"content": row.content})
+                response.raise_for_status()
+                seconds.append(time.perf_counter() - began)
+
+        began = time.perf_counter()
+        await asyncio.gather(*(session(name) for name in names))
+        return len(seconds) / (time.perf_counter() - began), seconds
+
+
+def measure(quick: bool) -> list[dict[str, object]]:
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kheish-bench-")))
+        workspace = root / "workspace"
+        workspace.mkdir()
+        (workspace / "note.txt").write_text("a note\n")
+        python = sys.executable
+        model = stack.enter_context(child([python, str(HERE / "model_server.py")], root / "model.log"))
+        (root / "routes.toml").write_text(ROUTES.format(url=model))
+        floor_command = [python, str(HERE / "floor.py"), str(root / "floor.db"), str(workspace), model]
+        floor = stack.enter_context(child(floor_command, root / "floor.log"))
+        daemon_command = [python, "-m", "kheish", "serve", "--bind", "127.0.0.1:0", "--log-format", "json"]
+        daemon_command += ["--log-level", "warn", "--state-root", str(root / "state")]
+        daemon_command += ["--workspace-root", str(workspace), "--routes-file", str(root / "routes.toml")]
+        daemon = stack.enter_context(child(daemon_command, root / "daemon.log"))
+        return [_compare(row, floor, daemon, rounds=3) for row in rows(quick)]
+
+
+def _compare(row: Row, floor: str, daemon: str, rounds: int) -> dict[str, object]:
+    rates: dict[str, list[float]] = {"floor": [], "daemon": []}
+    times: dict[str, list[float]] = {"floor": [], "daemon": []}
+    for number in range(rounds):
+        for name, url in (("floor", floor), ("daemon", daemon)):
+            tag = f"{row.content[:3]}-{row.sessions}-{number}".replace(" ", "")
+            rate, seconds = asyncio.run(drive(url, row, tag, create=name == "daemon"))
+            rates[name].append(rate)
+            times[name] += seconds
+    ratios = [mine / bare for mine, bare in zip(rates["daemon"], rates["floor"], strict=True)]
+    found: dict[str, object] = {
+        "row": row.name,
+        "ratio": statistics.median(ratios),
+        "ratio_low": min(ratios),
+        "ratio_high": max(ratios),
+        "floor_runs_per_s": statistics.median(rates["floor"]),
+        "daemon_runs_per_s": statistics.median(rates["daemon"]),
+        "floor_p50_ms": statistics.median(times["floor"]) * 1000,
+        "daemon_p50_ms": statistics.median(times["daemon"]) * 1000,
+    }
+    print(_line(found), flush=True)
+    return found
+
+
+def _line(found: dict[str, object]) -> str:
+    return (
+        f"{found['row']:<24} daemon/floor {found['ratio']:5.2f} ({found['ratio_low']:.2f}-{found['ratio_high']:.2f})   "
+        f"daemon {found['daemon_runs_per_s']:7.1f} runs/s, p50 {found['daemon_p50_ms']:6.2f} ms   "
+        f"floor {found['floor_runs_per_s']:7.1f} runs/s, p50 {found['floor_p50_ms']:6.2f} ms"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a quarter of the runs")
+    options = parser.parse_args()
+    found = measure(options.quick)
+    (HERE / "results.json").write_text(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
