@@ -120,3 +120,15 @@ def _limit(text: str) -> int:
     if not stripped.isascii() or not stripped.isdecimal() or int(stripped[:10]) == 0:
         raise InvalidLimit
     return min(int(stripped[:10]), MAX_LIMIT)
+
+
+def sliced(
+    rows: Sequence[Mapping[str, object]], *, paging: Paging, order: str, key: Callable[[Mapping[str, object]], str]
+) -> object:
+    """A small list that is in memory as a whole, in key order: bare or as a page."""
+    ordered = sorted(rows, key=key)
+    if not paging.paged:
+        return ordered if paging.limit is None else ordered[: paging.limit]
+    seen = paging.cursor
+    rest = ordered if seen is None else [row for row in ordered if key(row) > seen]
+    return envelope(rest, paging=paging, total=len(rows), order=order, key=key)

@@ -1,0 +1,47 @@
+"""Wire types of structured questions."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from kheish.sessions.models import Pagination, UserQuestionRequest, View
+
+
+class Answer(BaseModel):
+    """One question's answer: chosen options, a text, or both."""
+
+    question_id: str
+    selected_option_ids: list[str] = Field(default_factory=list)
+    freeform_answer: str | None = None
+
+
+class UserQuestionResolution(BaseModel):
+    """All answers to one request, or a decline."""
+
+    request_id: str
+    answers: list[Answer] = Field(default_factory=list)
+    declined: bool = False
+    justification: str | None = None
+
+
+class ResolveUserQuestion(BaseModel):
+    idempotency_key: str | None = None
+    resolution: UserQuestionResolution
+
+
+class CancelUserQuestion(BaseModel):
+    idempotency_key: str | None = None
+    justification: str | None = None
+
+
+class PendingQuestionView(View):
+    session_id: str
+    agent_id: str
+    run_id: str | None = None
+    run_kind: str | None = None
+    request: UserQuestionRequest
+
+
+class QuestionPage(View):
+    items: list[PendingQuestionView]
+    pagination: Pagination
