@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import httpx2
@@ -9,6 +10,7 @@ import httpx2
 from kheish.providers.drivers import Driver
 from kheish.providers.protocol import Provider
 from kheish.providers.routes import Route, RouteGone, RouteInventory, RouteNotReady
+from kheish.providers.transport import Limits, ModelEndpoint, new_client
 
 
 class PinnedRoute(Protocol):
@@ -24,10 +26,13 @@ class PinnedRoute(Protocol):
 class ProviderRegistry:
     """Builds each route's provider on first use and keeps it. All of them share one HTTP client."""
 
-    def __init__(self, inventory: RouteInventory, client: httpx2.AsyncClient | None = None) -> None:
+    def __init__(
+        self, inventory: RouteInventory, client: httpx2.AsyncClient | None = None, *, limits: Limits | None = None
+    ) -> None:
         """A ``client`` that is handed in stays the caller's to close; without one the first call makes one."""
         self._inventory = inventory
         self._client = client
+        self._limits = limits or Limits()
         self._owned: httpx2.AsyncClient | None = None
         self._providers: dict[str, Provider] = {}
 
@@ -62,5 +67,24 @@ class ProviderRegistry:
 
                 assert route.script is not None
                 return ScriptedProvider(route.script)
+            case Driver.OPENROUTER | Driver.OPENAI_COMPATIBLE:
+                from kheish.providers.chat_completions import ChatCompletionsProvider
+
+                return ChatCompletionsProvider(route.driver, self._endpoint(route, _bearer(route)))
             case _:
                 raise RouteNotReady(f"The route {route.route_id!r} has a driver that is not available yet.")
+
+    def _endpoint(self, route: Route, headers: Mapping[str, str]) -> ModelEndpoint:
+        if self._client is None and self._owned is None:
+            self._owned = new_client()
+        client = self._client or self._owned
+        assert client is not None
+        assert route.endpoint is not None
+        return ModelEndpoint(
+            provider=route.driver.value, url=route.endpoint, client=client, headers=headers, limits=self._limits
+        )
+
+
+def _bearer(route: Route) -> dict[str, str]:
+    key = route.api_key.value if route.api_key else None
+    return {"Authorization": f"Bearer {key}"} if key else {}

@@ -110,6 +110,13 @@ class Route:
                     message=f"The environment variable {setting.env} is not set.",
                     action=f"Set {setting.env} and restart the daemon.",
                 )
+            if setting is not None and setting.value and not (setting.value.isascii() and setting.value.isprintable()):
+                return Readiness(
+                    state=ReadinessState.ERROR,
+                    code=f"{name}_unusable",
+                    message=f"The route's {name} has characters that no HTTP header may hold.",
+                    action=f"Correct the {name} and restart the daemon.",
+                )
         if self.api_key is None:
             return Readiness(state=ReadinessState.OK, code="no_auth", message="The route needs no credential.")
         if self.api_key.env is None:
