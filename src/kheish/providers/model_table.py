@@ -49,8 +49,9 @@ _OUTPUTS: tuple[tuple[str, int, int], ...] = (
 _OTHER_OUTPUT = OutputCaps(default=8_000, upper=64_000)
 # Claude models whose thinking is adaptive: no token budget, no temperature, an effort instead.
 _ADAPTIVE_THINKING = ("opus-4-6", "opus-4-7", "opus-4-8", "sonnet-4-6", "opus-5", "sonnet-5", "haiku-5")
-# OpenAI models that reason: they refuse a temperature and can return their reasoning encrypted.
+# OpenAI models that reason can return their reasoning encrypted.
 _OPENAI_REASONING = ("^gpt-5", "^o1", "^o3", "^o4", "^codex")
+_WITHOUT_TEMPERATURE = (*_OPENAI_REASONING, "opus-4-7", "opus-4-8", "opus-5", "sonnet-5", "haiku-5")
 
 
 def _matches(pattern: str, model: str) -> bool:
@@ -79,3 +80,8 @@ def thinks_adaptively(model: str) -> bool:
 def is_openai_reasoning(model: str) -> bool:
     """Say whether an OpenAI model reasons before it answers."""
     return any(_matches(pattern, model) for pattern in _OPENAI_REASONING)
+
+
+def takes_temperature(model: str) -> bool:
+    """Say whether the model accepts a temperature at all."""
+    return not any(_matches(pattern, model) for pattern in _WITHOUT_TEMPERATURE)

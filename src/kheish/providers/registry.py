@@ -71,6 +71,16 @@ class ProviderRegistry:
                 from kheish.providers.chat_completions import ChatCompletionsProvider
 
                 return ChatCompletionsProvider(route.driver, self._endpoint(route, _bearer(route)))
+            case Driver.ANTHROPIC:
+                from kheish.providers.anthropic import AnthropicProvider
+
+                return AnthropicProvider(
+                    self._endpoint(route, _anthropic_headers(route)), betas=route.anthropic_beta_headers
+                )
+            case Driver.OPENAI:
+                from kheish.providers.openai_responses import OpenAiResponsesProvider
+
+                return OpenAiResponsesProvider(self._endpoint(route, _openai_headers(route)))
             case _:
                 raise RouteNotReady(f"The route {route.route_id!r} has a driver that is not available yet.")
 
@@ -88,3 +98,13 @@ class ProviderRegistry:
 def _bearer(route: Route) -> dict[str, str]:
     key = route.api_key.value if route.api_key else None
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _anthropic_headers(route: Route) -> dict[str, str]:
+    key = route.api_key.value if route.api_key else None
+    return {"anthropic-version": route.anthropic_version} | ({"x-api-key": key} if key else {})
+
+
+def _openai_headers(route: Route) -> dict[str, str]:
+    named = (("OpenAI-Organization", route.organization), ("OpenAI-Project", route.project))
+    return _bearer(route) | {name: setting.value for name, setting in named if setting and setting.value}
