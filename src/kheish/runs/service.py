@@ -15,7 +15,8 @@ from kheish.engine.journal import DatabaseJournal
 from kheish.engine.ports import Proposal
 from kheish.engine.state import SessionState
 from kheish.http.paging import InvalidCursor, Paging, envelope
-from kheish.runs import store
+from kheish.runs import health, store
+from kheish.runs.health import LiveRun
 from kheish.runs.views import queued_position, run_events, run_view
 from kheish.store.database import Database
 
@@ -107,6 +108,32 @@ class RunLedger:
 
         def query(reader: sqlite3.Connection) -> Sequence[dict[str, object]]:
             return [_waiting_fields(row) for row in store.waiting(reader, status)]
+
+        return await self._database.read(query)
+
+    async def status(self, *, now_ms: int, queued_lag_ms: int, stale_ms: int) -> JsonObject:
+        """The `runs` block of the status snapshot."""
+
+        def query(reader: sqlite3.Connection) -> JsonObject:
+            live = [
+                LiveRun(
+                    run_id=row["run_id"],
+                    status=row["status"],
+                    submitted_at_ms=row["submitted_at_ms"],
+                    updated_at_ms=row["updated_at_ms"],
+                    approvals=len(orjson.loads(row["pending_approvals"] or "[]")),
+                    questions=len(orjson.loads(row["pending_questions"] or "[]")),
+                )
+                for row in store.live(reader)
+            ]
+            return health.block(
+                live,
+                counts=store.counts(reader),
+                deepest_queue=store.deepest_queue(reader),
+                now_ms=now_ms,
+                queued_lag_ms=queued_lag_ms,
+                stale_ms=stale_ms,
+            )
 
         return await self._database.read(query)
 

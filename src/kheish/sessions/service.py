@@ -197,6 +197,10 @@ class Sessions:
             return rows
         return envelope(rows, paging=paging, total=total, order="session_id_asc", key=_session_key)
 
+    async def count(self) -> int:
+        """How many sessions there are."""
+        return await self._database.read(store.count)
+
     async def events(self, session_id: str) -> dict[str, object]:
         """The materialised session, its outputs and its run events.
 

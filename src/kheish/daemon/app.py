@@ -1,0 +1,40 @@
+"""The FastAPI application: routers of the capabilities, wrapped in the layers of the edge."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from kheish.daemon import system
+from kheish.daemon.registry import routers
+from kheish.http.bodies import DEFAULT_MAX_BYTES, Bodies
+from kheish.http.failures import Failures
+from kheish.http.gate import Gate
+from kheish.http.paths import RawPaths
+from kheish.http.problems import install
+from kheish.http.services import provide
+
+
+def build_app() -> FastAPI:
+    """The routes without their services: enough for the OpenAPI document."""
+    app = FastAPI(
+        title="Kheish",
+        version=metadata.version("kheish"),
+        summary="A daemon that runs agents durably.",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    install(app)
+    for router in (*routers(), system.router):
+        app.include_router(router)
+    return app
+
+
+def with_edge(app: FastAPI, services: tuple[object, ...], *, max_body_bytes: int = DEFAULT_MAX_BYTES) -> ASGIApp:
+    """Give ``app`` its services and put the layers of the edge around it, outermost first."""
+    provide(app, *services)
+    return Failures(Gate(Bodies(RawPaths(app), max_bytes=max_body_bytes)))

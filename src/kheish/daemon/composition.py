@@ -1,0 +1,278 @@
+"""The composition root: the one place that knows every concrete class."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from kheish.policy.rules import RulePermissions
+from kheish.tools.builtin import builtin_tools
+from starlette.types import ASGIApp
+
+from kheish.approvals.service import Approvals
+from kheish.core.clock import Clock, SystemClock
+from kheish.core.ids import IdSource, RandomIds
+from kheish.core.problems import Problem
+from kheish.daemon.app import build_app, with_edge
+from kheish.daemon.settings import Settings
+from kheish.daemon.status import StatusBoard
+from kheish.daemon.supervisor import Supervisor
+from kheish.engine.engine import Engine
+from kheish.engine.journal import DatabaseJournal
+from kheish.engine.prompt import system_prompt
+from kheish.engine.state import RunState
+from kheish.http.sse import Streams
+from kheish.providers.registry import ProviderRegistry
+from kheish.providers.routes import RouteInventory
+from kheish.providers.routes_file import load_routes
+from kheish.providers.single_route import single_route
+from kheish.providers.tables import RoutesError
+from kheish.questions.service import Questions
+from kheish.runs import store as runs_store
+from kheish.runs.idempotency import IdempotencyKeys
+from kheish.runs.ingress import Ingress
+from kheish.runs.service import RunControl, RunLedger
+from kheish.runs.store import RunsProjection
+from kheish.runtime.permissions import PermissionChecks
+from kheish.runtime.service import Runtime, permission_mode
+from kheish.sessions.service import Sessions
+from kheish.sessions.store import SessionsProjection
+from kheish.store.database import SqliteDatabase
+from kheish.store.feed import Feed
+from kheish.store.lock import StateLock
+from kheish.store.migrations import migrate
+from kheish.tools.protocol import ToolContext
+from kheish.tools.registry import ToolRegistry
+from kheish.tools.runtime import ToolRuntime
+
+log = structlog.get_logger(__name__)
+
+_LAST_STOP_S = 0.2
+"""For a daemon whose drain nobody asked for: what runs is left to resume at once."""
+
+OpenDatabase = Callable[[Path], SqliteDatabase]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Daemon:
+    """A composed daemon."""
+
+    settings: Settings
+    app: ASGIApp
+    engine: Engine
+    board: StatusBoard
+    streams: Streams
+    supervisor: Supervisor
+    unfinished: tuple[str, ...]
+    """Sessions with runs to go on with."""
+
+    async def start(self) -> None:
+        """Start the timers and go on with what an earlier process left unfinished."""
+        self.supervisor.start("timers", self.engine.timers.serve)
+        await self.engine.recover(self.unfinished)
+        if self.unfinished:
+            log.info("daemon.recovered", sessions=len(self.unfinished))
+
+    async def drain(self, timeout_s: float) -> None:
+        """Not ready any more; finish or suspend what runs, then end the streams."""
+        self.board.draining = True
+        await self.engine.drain(timeout_s)
+        self.streams.close()
+
+
+@asynccontextmanager
+async def open_daemon(
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    ids: IdSource | None = None,
+    open_database: OpenDatabase = SqliteDatabase,
+) -> AsyncIterator[Daemon]:
+    """Take the state root, build the daemon and, on exit, stop it in reverse order.
+
+    Raises:
+        StateRootLocked: another daemon owns the state root.
+        RoutesError: the routes cannot be used, and empty routes are not allowed.
+        Problem: the state root belongs to a newer release.
+    """
+    async with AsyncExitStack() as stack:
+        lock = _take_state_root(settings)
+        stack.callback(lock.release)
+        inventory = _routes(settings)
+        database = open_database(settings.state_root / "kheish.db")
+        stack.callback(database.close)
+        feed = Feed(database, capacity=settings.event_history_capacity)
+        database.run_offline(migrate)
+        database.run_offline(feed.load)
+        database.subscribe(feed.publish)
+        supervisor = Supervisor()
+        stack.push_async_callback(supervisor.stop)
+        providers = ProviderRegistry(inventory)
+        stack.push_async_callback(providers.aclose)
+        parts = _Parts(
+            settings=settings,
+            lock=lock,
+            inventory=inventory,
+            database=database,
+            feed=feed,
+            providers=providers,
+            supervisor=supervisor,
+            clock=clock or SystemClock(),
+            ids=ids or RandomIds(),
+        )
+        daemon = _assemble(parts)
+        stack.push_async_callback(daemon.drain, _LAST_STOP_S)
+        yield daemon
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Parts:
+    """What the services are made of."""
+
+    settings: Settings
+    lock: StateLock
+    inventory: RouteInventory
+    database: SqliteDatabase
+    feed: Feed
+    providers: ProviderRegistry
+    supervisor: Supervisor
+    clock: Clock
+    ids: IdSource
+
+
+def _assemble(parts: _Parts) -> Daemon:
+    settings, database, feed, clock = parts.settings, parts.database, parts.feed, parts.clock
+    tools = ToolRuntime(ToolRegistry(builtin_tools()))
+    permissions = RulePermissions(mode=permission_mode(settings.permission_mode))
+    runtime = Runtime(
+        database=database,
+        feed=feed,
+        clock=clock,
+        inventory=parts.inventory,
+        permissions=permissions,
+        tool_names=tools.names,
+        store_path=str(settings.state_root / "kheish.db"),
+    )
+    database.run_offline(runtime.restore)
+    journal = DatabaseJournal(database, (RunsProjection(feed), SessionsProjection(feed)))
+    engine = _engine(parts, journal, tools, permissions, runtime)
+    ledger = RunLedger(database=database, journal=journal)
+    keys = IdempotencyKeys(database=database, clock=clock)
+    sessions = Sessions(
+        database=database, journal=journal, engine=engine, feed=feed, runs=ledger, clock=clock, ids=parts.ids
+    )
+    board = StatusBoard(
+        settings=settings,
+        database=database,
+        feed=feed,
+        lock=parts.lock,
+        engine=engine,
+        ledger=ledger,
+        sessions=sessions,
+        runtime=runtime,
+        supervisor=parts.supervisor,
+        clock=clock,
+    )
+    streams = Streams()
+    services = (
+        sessions,
+        ledger,
+        runtime,
+        board,
+        feed,
+        streams,
+        Ingress(
+            engine=engine,
+            sessions=sessions,
+            ledger=ledger,
+            keys=keys,
+            routes=runtime.routes,
+            max_turns=settings.max_turns,
+        ),
+        RunControl(engine=engine, ledger=ledger),
+        Approvals(engine=engine, sessions=sessions, ledger=ledger, keys=keys),
+        Questions(engine=engine, sessions=sessions, ledger=ledger, keys=keys),
+        PermissionChecks(permissions=permissions, sessions=sessions, tool_names=tools.names),
+    )
+    return Daemon(
+        settings=settings,
+        app=with_edge(build_app(), services, max_body_bytes=settings.http_max_body_bytes),
+        engine=engine,
+        board=board,
+        streams=streams,
+        supervisor=parts.supervisor,
+        unfinished=tuple(database.run_offline(runs_store.live_sessions)),
+    )
+
+
+def _engine(
+    parts: _Parts, journal: DatabaseJournal, tools: ToolRuntime, permissions: RulePermissions, runtime: Runtime
+) -> Engine:
+    settings = parts.settings
+    forbidden = (settings.state_root.resolve(),)
+    sections = system_prompt(settings.workspace_root)
+
+    def tool_context(run: RunState) -> ToolContext:
+        return ToolContext(
+            session_id=run.session_id,
+            run_id=run.run_id,
+            workspace_root=settings.workspace_root,
+            forbidden_roots=forbidden,
+            now_ms=parts.clock.now_ms(),
+        )
+
+    return Engine(
+        journal=journal,
+        models=parts.providers,
+        tools=tools,
+        permissions=permissions,
+        live=parts.feed,
+        clock=parts.clock,
+        ids=parts.ids,
+        limits=runtime.tool_limits,
+        tool_context=tool_context,
+        system=lambda run: sections,
+        last_run_number=parts.database.run_offline(runs_store.last_number),
+    )
+
+
+def _take_state_root(settings: Settings) -> StateLock:
+    root = settings.state_root
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StateRootUnusable(f"The state root {root} cannot be created: {error.strerror}.") from error
+    if root.resolve().is_relative_to(settings.workspace_root):
+        log.warning(
+            "daemon.state_root_inside_workspace",
+            state_root=str(root),
+            workspace_root=str(settings.workspace_root),
+            consequence="file tools treat it as closed, but a shell command can reach it",
+        )
+    lock = StateLock(root)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise StateRootUnusable(f"The state root {root} is not writable: {error.strerror}.") from error
+    return lock
+
+
+class StateRootUnusable(Problem):
+    """The state root cannot be used."""
+
+    domain, code, status = "storage", "state_root_unusable", 500
+
+
+def _routes(settings: Settings) -> RouteInventory:
+    try:
+        if settings.routes_file is not None:
+            return load_routes(settings.routes_file, settings.environ, default_route=settings.default_route)
+        return single_route(settings.single_route, settings.environ)
+    except RoutesError as problem:
+        if not settings.allow_empty_routes:
+            raise
+        log.warning("daemon.no_routes", detail=problem.detail)
+        return RouteInventory()

@@ -1,0 +1,25 @@
+"""The capabilities of this daemon: one line each."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from fastapi import APIRouter
+
+CAPABILITIES = (
+    "kheish.sessions",
+    "kheish.runs",
+    "kheish.approvals",
+    "kheish.questions",
+    "kheish.runtime",
+)
+
+
+def routers() -> list[APIRouter]:
+    """The HTTP routers of all capabilities."""
+    found = []
+    for name in CAPABILITIES:
+        router = import_module(f"{name}.api").router
+        assert isinstance(router, APIRouter)
+        found.append(router)
+    return found

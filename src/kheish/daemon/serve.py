@@ -1,0 +1,180 @@
+"""The life of the daemon's process: start order, signals, drain, exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+
+import structlog
+import uvicorn
+import uvloop
+
+from kheish.core.problems import Problem
+from kheish.daemon import logs
+from kheish.daemon.composition import Daemon, open_daemon
+from kheish.daemon.settings import Settings, from_options
+
+log = structlog.get_logger(__name__)
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_CLOSING_S = 1.5
+"""Of the drain deadline: for open responses and the store."""
+_OVERRUN_S = 1.0
+"""After the deadline the process ends whatever still runs; the journal makes that safe."""
+_BACKLOG = 2048
+_PR_SET_DUMPABLE = 4
+
+
+class CannotListen(Problem):
+    """The address cannot be listened on."""
+
+    code, status = "cannot_listen", 500
+
+
+def main(options: dict[str, object]) -> int:
+    """Run `serve` until a signal ends it; returns the exit status."""
+    try:
+        settings = from_options(options)
+        logs.configure(log_format=settings.log_format, log_level=settings.log_level)
+        _close_to_children()
+        return uvloop.run(_serve(settings))
+    except Problem as problem:
+        sys.stderr.write(f"error: {problem.detail}\n")
+        return 1
+
+
+def _close_to_children() -> None:
+    """Keep the daemon's memory and environment closed to the processes that tools start."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+async def _serve(settings: Settings) -> int:
+    stop = _Stop()
+    stop.watch()
+    if settings.max_turns == 0:
+        log.warning("daemon.no_turn_ceiling", variable="KHEISH_AGENT_MAX_TURNS")
+    async with open_daemon(settings) as daemon:
+        with contextlib.closing(_bind(settings)) as listener:
+            daemon.board.bind_addr = _address(listener)
+            await daemon.start()
+            server = _Server(daemon, listener)
+            await server.start()
+            log.info("daemon.ready", url=daemon.board.base_url, pid=os.getpid(), state_root=str(settings.state_root))
+            await server.until_stopped(stop.requested)
+            status = 0 if stop.requested.is_set() else 1
+            await _shut_down(daemon, server, settings.drain_timeout_ms / 1000)
+    log.info("daemon.stopped")
+    return status
+
+
+async def _shut_down(daemon: Daemon, server: _Server, deadline_s: float) -> None:
+    asyncio.get_running_loop().call_later(deadline_s + _OVERRUN_S, _give_up)
+    log.info("daemon.draining", deadline_s=deadline_s)
+    await daemon.drain(max(0.0, deadline_s - _CLOSING_S))
+    await server.close()
+
+
+def _give_up() -> None:
+    log.error("daemon.drain_deadline_exceeded")
+    os._exit(1)
+
+
+class _Stop:
+    """The first signal asks for a drain, the second ends the process at once."""
+
+    def __init__(self) -> None:
+        self.requested = asyncio.Event()
+
+    def watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in _STOP_SIGNALS:
+            loop.add_signal_handler(number, self._on_signal, number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self.requested.is_set():
+            os._exit(128 + number)
+        log.info("daemon.signal", signal=number.name)
+        self.requested.set()
+
+
+class _Uvicorn(uvicorn.Server):
+    """Signals belong to the daemon; and somebody may want to know when the listener stands."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
+class _Server:
+    """The HTTP server as a task of the daemon."""
+
+    def __init__(self, daemon: Daemon, listener: socket.socket) -> None:
+        config = uvicorn.Config(
+            daemon.app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=1,
+        )
+        self._uvicorn = _Uvicorn(config)
+        self._listener = listener
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to accept connections."""
+        self._task = asyncio.get_running_loop().create_task(
+            self._uvicorn.serve(sockets=[self._listener]), name="http-server"
+        )
+        listening = asyncio.ensure_future(self._uvicorn.listening.wait())
+        await asyncio.wait({self._task, listening}, return_when=asyncio.FIRST_COMPLETED)
+        listening.cancel()
+
+    async def until_stopped(self, requested: asyncio.Event) -> None:
+        """Return when a stop is requested or the server ended by itself."""
+        assert self._task is not None
+        asked = asyncio.ensure_future(requested.wait())
+        await asyncio.wait({self._task, asked}, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+
+    async def close(self) -> None:
+        """Close the listener, let open responses end, and wait."""
+        assert self._task is not None
+        self._uvicorn.should_exit = True
+        await self._task
+
+
+def _bind(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.bind_host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.bind_host, settings.bind_port))
+    except OSError as error:
+        listener.close()
+        address = f"{settings.bind_host}:{settings.bind_port}"
+        raise CannotListen(f"Cannot listen on {address}: {error.strerror}.") from error
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

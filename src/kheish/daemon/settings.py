@@ -1,0 +1,190 @@
+"""What a daemon is told at its start. The only place that reads the environment."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from kheish.core.problems import Problem
+from kheish.http.bodies import DEFAULT_MAX_BYTES
+from kheish.providers.drivers import Driver
+from kheish.providers.single_route import SingleRouteFlags
+from kheish.store.feed import DEFAULT_CAPACITY_ROWS
+
+DEFAULT_BIND = "127.0.0.1:4000"
+DEFAULT_STATE_ROOT = ".kheish-daemon"
+DEFAULT_DRAIN_MS = 8000
+"""Below the container's kill at 10 s, so the journal always closes."""
+MAX_EVENT_HISTORY = 262_144
+LOG_LEVELS = ("error", "warn", "info", "debug", "trace")
+LOG_FORMATS = ("auto", "pretty", "json")
+_TOKENS = (
+    ("http_admin_token", "KHEISH_DAEMON_ADMIN_TOKEN"),
+    ("http_admin_token_file", "KHEISH_DAEMON_ADMIN_TOKEN_FILE"),
+    ("http_readonly_token", "KHEISH_DAEMON_READONLY_TOKEN"),
+    ("http_readonly_token_file", "KHEISH_DAEMON_READONLY_TOKEN_FILE"),
+)
+
+T = TypeVar("T")
+
+
+class SettingsRefused(Problem):
+    """The daemon cannot start with these settings."""
+
+    code, status = "settings_refused", 500
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """Everything `serve` was told; paths are absolute, secrets are never shown."""
+
+    bind_host: str
+    bind_port: int
+    """0: any free port."""
+    state_root: Path
+    workspace_root: Path
+    routes_file: Path | None = None
+    default_route: str | None = None
+    allow_empty_routes: bool = False
+    single_route: SingleRouteFlags = field(default_factory=SingleRouteFlags, repr=False)
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Where routes look up the variables they name."""
+    http_max_body_bytes: int = DEFAULT_MAX_BYTES
+    event_history_capacity: int = DEFAULT_CAPACITY_ROWS
+    log_format: str = "auto"
+    log_level: str = "info"
+    permission_mode: str = "default"
+    drain_timeout_ms: int = DEFAULT_DRAIN_MS
+    max_turns: int = 500
+    """Model calls per run; 0 = no ceiling."""
+    queued_run_lag_ms: int = 1_800_000
+    stale_run_ms: int = 1_800_000
+
+
+def from_options(options: Mapping[str, object], environ: Mapping[str, str] | None = None) -> Settings:
+    """Check the options of `serve` (flags and their environment already merged; None means not given).
+
+    Raises:
+        SettingsRefused: a value is not usable; the text names the option and never holds a secret.
+    """
+    env = dict(os.environ if environ is None else environ)
+    _refuse_tokens(options, env)
+    host, port = _bind(_given(options, "bind", str) or DEFAULT_BIND)
+    return Settings(
+        bind_host=host,
+        bind_port=port,
+        state_root=Path(str(options.get("state_root") or DEFAULT_STATE_ROOT)).absolute(),
+        workspace_root=_workspace(options.get("workspace_root")),
+        routes_file=None if not options.get("routes_file") else Path(str(options["routes_file"])).absolute(),
+        default_route=_given(options, "default_route", str),
+        allow_empty_routes=bool(options.get("allow_empty_routes")),
+        single_route=_single_route(options),
+        environ=env,
+        http_max_body_bytes=_number(options, "http_max_body_bytes", DEFAULT_MAX_BYTES, low=1),
+        event_history_capacity=min(
+            _number(options, "event_history_capacity", DEFAULT_CAPACITY_ROWS, low=1), MAX_EVENT_HISTORY
+        ),
+        log_format=_choice(options, "log_format", LOG_FORMATS, "auto"),
+        log_level=_choice(options, "log_level", LOG_LEVELS, "info"),
+        permission_mode=_given(options, "permission_mode", str) or "default",
+        drain_timeout_ms=_number(options, "drain_timeout_ms", DEFAULT_DRAIN_MS, low=0),
+        max_turns=_env_number(env, "KHEISH_AGENT_MAX_TURNS", 500),
+        queued_run_lag_ms=_env_number(env, "KHEISH_QUEUED_RUN_LAG_WARNING_THRESHOLD_MS", 1_800_000),
+        stale_run_ms=_env_number(env, "KHEISH_STALE_NON_TERMINAL_RUN_THRESHOLD_MS", 1_800_000),
+    )
+
+
+def _refuse_tokens(options: Mapping[str, object], env: Mapping[str, str]) -> None:
+    mode = str(options.get("http_auth_mode") or env.get("KHEISH_HTTP_AUTH_MODE") or "auto")
+    if mode not in ("auto", "none"):
+        raise SettingsRefused(
+            f"--http-auth-mode {mode}: this release has no control-plane tokens yet. "
+            "It serves this machine only; leave the option out, or give auto or none."
+        )
+    for option, variable in _TOKENS:
+        if options.get(option) or env.get(variable):
+            raise SettingsRefused(
+                f"--{option.replace('_', '-')} (or {variable}) is set, but this release has no control-plane "
+                "tokens yet and would serve without checking them. Unset it."
+            )
+
+
+def _bind(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not port.isascii() or not port.isdecimal() or int(port) > 65535:
+        raise SettingsRefused(f"--bind {text}: give an address and a port, as in {DEFAULT_BIND}")
+    if host == "localhost":
+        host = "127.0.0.1"
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        raise SettingsRefused(f"--bind {text}: {host!r} is not an IP address") from None
+    if not address.is_loopback:
+        raise SettingsRefused(
+            f"--bind {text}: without control-plane tokens the daemon serves this machine only; use a loopback address"
+        )
+    return host, int(port)
+
+
+def _workspace(given: object) -> Path:
+    root = Path(str(given or Path.cwd())).absolute()
+    if not root.is_dir():
+        raise SettingsRefused(f"--workspace-root {root}: no such directory")
+    return root.resolve()
+
+
+def _single_route(options: Mapping[str, object]) -> SingleRouteFlags:
+    headers = options.get("anthropic_beta_header") or ()
+    urls = {driver.value: _given(options, f"{driver.value}_base_url", str) for driver in Driver}
+    return SingleRouteFlags(
+        provider=_given(options, "provider", str),
+        model=_given(options, "model", str),
+        api_key=_given(options, "api_key", str),
+        google_api_key=_given(options, "google_api_key", str),
+        base_urls={name: url for name, url in urls.items() if url},
+        anthropic_version=_given(options, "anthropic_version", str),
+        anthropic_beta_headers=tuple(str(header) for header in headers) if isinstance(headers, (list, tuple)) else (),
+        openai_organization=_given(options, "openai_organization", str),
+        openai_project=_given(options, "openai_project", str),
+        openai_auth_source=_given(options, "openai_auth_source", str),
+        anthropic_auth_source=_given(options, "anthropic_auth_source", str),
+    )
+
+
+def _given(options: Mapping[str, object], name: str, kind: type[T]) -> T | None:
+    value = options.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, kind):
+        raise SettingsRefused(f"--{name.replace('_', '-')} has the wrong type")
+    return value
+
+
+def _number(options: Mapping[str, object], name: str, default: int, *, low: int) -> int:
+    value = options.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise SettingsRefused(f"--{name.replace('_', '-')} must be a whole number of at least {low}")
+    return value
+
+
+def _env_number(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isascii() or not text.isdecimal():
+        raise SettingsRefused(f"{name} must be a whole number")
+    return int(text)
+
+
+def _choice(options: Mapping[str, object], name: str, allowed: tuple[str, ...], default: str) -> str:
+    value = options.get(name) or default
+    if value not in allowed:
+        raise SettingsRefused(f"--{name.replace('_', '-')} must be one of {', '.join(allowed)}")
+    return str(value)

@@ -1,0 +1,221 @@
+"""The status snapshot: everything an operator looks at first."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Protocol, cast
+
+from kheish.core.clock import Clock
+from kheish.core.jsonvalue import JsonObject, JsonValue
+from kheish.daemon.probes import write_probe
+from kheish.daemon.settings import Settings
+from kheish.daemon.supervisor import Supervisor
+from kheish.engine.engine import Engine
+from kheish.providers.capabilities import MATRIX_VERSION
+from kheish.providers.routes import Readiness, ReadinessState, Route
+from kheish.runs.service import RunLedger
+from kheish.runtime.service import Runtime
+from kheish.sessions.service import Sessions
+from kheish.store.database import Database
+from kheish.store.feed import Feed
+from kheish.store.lock import MECHANISM, StateLock
+
+_PROBE_EVERY_MS = 10_000
+"""A probe syncs a file; a dashboard that polls must not turn that into load."""
+
+CAPABILITIES: JsonObject = {
+    "api_revision": 3,
+    "route_capability_matrix_version": MATRIX_VERSION,
+    "session_run_idempotency": True,
+    "session_events": True,
+    "restart_restore": True,
+    "mid_run_resume": True,
+    "live_events": True,
+    "output_deltas": True,
+    "approvals": True,
+    "approval_list": True,
+    "questions": True,
+    "cursor_pagination": True,
+    "paginated_lists": True,
+    "problem_details": True,
+    "domain_errors": True,
+    "sse_replay": True,
+    "typed_sse_heartbeat": True,
+}
+
+
+class BoundAddress(Protocol):
+    """Where the daemon really listens."""
+
+    @property
+    def bind_addr(self) -> str: ...
+    @property
+    def base_url(self) -> str: ...
+
+
+class StatusBoard:
+    """Collects the snapshot from the parts of the daemon."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        database: Database,
+        feed: Feed,
+        lock: StateLock,
+        engine: Engine,
+        ledger: RunLedger,
+        sessions: Sessions,
+        runtime: Runtime,
+        supervisor: Supervisor,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._feed = feed
+        self._lock = lock
+        self._engine = engine
+        self._ledger = ledger
+        self._sessions = sessions
+        self._runtime = runtime
+        self._supervisor = supervisor
+        self._clock = clock
+        self._probed: tuple[int, list[JsonObject]] | None = None
+        self.draining = False
+        """Set by the shutdown before anything else happens."""
+        self.bind_addr = f"{settings.bind_host}:{settings.bind_port}"
+
+    @property
+    def base_url(self) -> str:
+        return f"http://{self.bind_addr}"
+
+    async def snapshot(self) -> dict[str, object]:
+        """`GET /v1/status`."""
+        started = time.monotonic()
+        now = self._clock.now_ms()
+        runs = await self._ledger.status(
+            now_ms=now, queued_lag_ms=self._settings.queued_run_lag_ms, stale_ms=self._settings.stale_run_ms
+        )
+        storage = await self._storage(now)
+        readiness = self._readiness()
+        events = self._feed.status()
+        warnings = _warnings(storage, runs, readiness, events)
+        statistics = self._database.statistics
+        return {
+            "snapshot_at_ms": now,
+            "process_id": os.getpid(),
+            "status": "draining" if self.draining else "ready",
+            "ready": not self.draining,
+            "capabilities": CAPABILITIES,
+            "runtime": self._runtime.snapshot(),
+            "control_plane": {
+                "bind_addr": self.bind_addr,
+                "base_url": self.base_url,
+                "auth_enabled": False,
+                "externally_exposed_without_auth": False,
+                "cors_policy": "loopback",
+                "cors_allowed_origin_count": 0,
+            },
+            "storage": storage,
+            "provider_readiness": readiness,
+            "health": {
+                "generated_at_ms": now,
+                "snapshot_duration_ms": round((time.monotonic() - started) * 1000),
+                "ok": not any(warning["severity"] == "error" for warning in warnings),
+                "route_error_count": readiness["error_route_count"],
+                "route_warning_count": readiness["warning_route_count"],
+                "warnings": warnings,
+            },
+            "events": events,
+            "sessions": {"total": await self._sessions.count(), "active": self._engine.active_sessions},
+            "runs": runs,
+            "workers": self._supervisor.status(),
+            "store": {
+                "commits": statistics.commits,
+                "units": statistics.units,
+                "failed_units": statistics.failed_units,
+            },
+        }
+
+    async def _storage(self, now_ms: int) -> JsonObject:
+        if self._probed is None or now_ms - self._probed[0] >= _PROBE_EVERY_MS:
+            probes = [
+                await write_probe("state_root", self._settings.state_root),
+                await write_probe("workspace_root", self._settings.workspace_root),
+            ]
+            self._probed = (now_ms, probes)
+        checked_at_ms, probes = self._probed
+        return {
+            "checked_at_ms": checked_at_ms,
+            "ok": all(probe["writable"] for probe in probes),
+            "write_error_count": self._database.statistics.failed_units,
+            "probes": cast("list[JsonValue]", probes),
+            "state_root_lock": {"path": str(self._lock.path), "held": self._lock.held, "mechanism": MECHANISM},
+        }
+
+    def _readiness(self) -> JsonObject:
+        inventory = self._runtime.routes()
+        states = [(route, route.readiness()) for route in inventory.routes]
+        counted = {state: sum(readiness.state is state for _, readiness in states) for state in ReadinessState}
+        active = next((ready for route, ready in states if route.route_id == inventory.default_route), None)
+        return {
+            "active_route_ready": active is not None and active.state is not ReadinessState.ERROR,
+            "route_count": len(states),
+            "ready_route_count": counted[ReadinessState.OK],
+            "warning_route_count": counted[ReadinessState.WARNING],
+            "error_route_count": counted[ReadinessState.ERROR],
+            "routes": [
+                _route_row(route, readiness, active=route.route_id == inventory.default_route)
+                for route, readiness in states
+            ],
+        }
+
+
+def _route_row(route: Route, readiness: Readiness, *, active: bool) -> JsonObject:
+    row: JsonObject = {
+        "route_id": route.route_id,
+        "provider": route.driver.value,
+        "model": route.default_model,
+        "active": active,
+        "capabilities": route.capabilities.to_wire(),
+        "state": readiness.state.value,
+        "code": readiness.code,
+        "message": readiness.message,
+    }
+    if route.auth_ref is not None:
+        row["auth_ref"] = route.auth_ref
+    if readiness.action is not None:
+        row["action"] = readiness.action
+    return row
+
+
+def _warnings(storage: JsonObject, runs: JsonObject, readiness: JsonObject, events: JsonObject) -> list[JsonObject]:
+    found: list[JsonObject] = []
+    for probe in cast("list[JsonObject]", storage["probes"]):
+        if not probe["writable"]:
+            text = f"{probe['name']} is not writable: {probe['message']}"
+            found.append(_warning("error", "storage_write_probe_failed", text, probe.get("action")))
+    lag, limit = runs.get("oldest_queued_run_age_ms"), runs["queued_run_lag_threshold_ms"]
+    if isinstance(lag, int) and isinstance(limit, int) and lag >= limit:
+        text = f"a run has been queued for {lag} ms"
+        found.append(_warning("warning", "queued_run_lag", text, None, runs.get("oldest_queued_run_id")))
+    if runs["stale_non_terminal_run_count"]:
+        text = f"{runs['stale_non_terminal_run_count']} unfinished runs have not moved for a long time"
+        found.append(_warning("warning", "stale_non_terminal_runs", text, "Look at stale_non_terminal_run_ids."))
+    if not readiness["active_route_ready"]:
+        text = "the default route cannot be used"
+        found.append(_warning("error", "provider_active_route_not_ready", text, "Look at provider_readiness.routes."))
+    if events["stream_lagged_event_count"]:
+        text = f"slow readers missed {events['stream_lagged_event_count']} events"
+        found.append(_warning("warning", "event_stream_lagged", text, None))
+    return found
+
+
+def _warning(severity: str, code: str, message: str, action: JsonValue, related_id: JsonValue = None) -> JsonObject:
+    warning: JsonObject = {"severity": severity, "code": code, "message": message}
+    if related_id is not None:
+        warning["related_id"] = related_id
+    if action is not None:
+        warning["action"] = action
+    return warning
