@@ -1,4 +1,4 @@
-"""./dev bench: the daemon beside the floor, in turn, in one run. Prints ratios; writes bench/results.json.
+"""./dev bench: the daemon beside the floor, in turn, in one run. Prints ratios; writes bench/results/latest.json.
 
 Figures of one run belong together; compare ratios, not absolutes of different machines or days.
 """
@@ -110,7 +110,7 @@ def measure(quick: bool) -> list[dict[str, object]]:
         floor_command = [python, str(HERE / "floor.py"), str(root / "floor.db"), str(workspace), model]
         floor = stack.enter_context(child(floor_command, root / "floor.log"))
         daemon_command = [python, "-m", "kheish", "serve", "--bind", "127.0.0.1:0", "--log-format", "json"]
-        daemon_command += ["--log-level", "warn", "--state-root", str(root / "state")]
+        daemon_command += ["--state-root", str(root / "state")]
         daemon_command += ["--workspace-root", str(workspace), "--routes-file", str(root / "routes.toml")]
         daemon = stack.enter_context(child(daemon_command, root / "daemon.log"))
         return [_compare(row, floor, daemon, rounds=3) for row in rows(quick)]
@@ -153,7 +153,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a quarter of the runs")
     options = parser.parse_args()
     found = measure(options.quick)
-    (HERE / "results.json").write_text(json.dumps(found, indent=2) + "\n")
+    results = HERE / "results"
+    results.mkdir(exist_ok=True)
+    (results / "latest.json").write_text(json.dumps(found, indent=2) + "\n")
     return 0
 
 
