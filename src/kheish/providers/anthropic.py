@@ -285,7 +285,7 @@ class MessagesDecoder:
             case "citations_delta":
                 block.fields["citations"] = [*as_list(block.fields.get("citations")), delta.get("citation")]
             case "compaction_delta":
-                block.add("content", as_str(delta.get("content")))
+                block.fields.update({key: delta[key] for key in ("content", "encrypted_content") if delta.get(key)})
         return []
 
     def reply(self) -> ModelReply:

@@ -48,10 +48,11 @@ _OUTPUTS: tuple[tuple[str, int, int], ...] = (
 )
 _OTHER_OUTPUT = OutputCaps(default=8_000, upper=64_000)
 # Claude models whose thinking is adaptive: no token budget, no temperature, an effort instead.
-_ADAPTIVE_THINKING = ("opus-4-6", "opus-4-7", "opus-4-8", "sonnet-4-6", "opus-5", "sonnet-5", "haiku-5")
+_CLAUDE_SINCE_4_7 = ("opus-4-7", "opus-4-8", "opus-5", "sonnet-5", "haiku-5", "mythos", "fable")
+_ADAPTIVE_THINKING = ("opus-4-6", "sonnet-4-6", *_CLAUDE_SINCE_4_7)
 # OpenAI models that reason can return their reasoning encrypted.
 _OPENAI_REASONING = ("^gpt-5", "^o1", "^o3", "^o4", "^codex")
-_WITHOUT_TEMPERATURE = (*_OPENAI_REASONING, "opus-4-7", "opus-4-8", "opus-5", "sonnet-5", "haiku-5")
+_WITHOUT_TEMPERATURE = (*_OPENAI_REASONING, *_CLAUDE_SINCE_4_7)
 
 
 def _matches(pattern: str, model: str) -> bool:

@@ -177,9 +177,10 @@ def _assistant_items(message: Message) -> Iterable[JsonObject]:
 
 @dataclass(slots=True)
 class ResponsesDecoder:
-    """Puts one reply together. The response inside the last event decides; items seen before fill its gaps."""
+    """Puts one reply together. The response inside the last event decides; what was seen before fills its gaps."""
 
     provider: str = _DRIVER
+    _opened: dict[int, JsonObject] = field(default_factory=dict)
     _items: dict[int, JsonObject] = field(default_factory=dict)
     _texts: dict[tuple[int, int], int] = field(default_factory=dict)
     """(output index, content index) → number of the text part."""
@@ -194,14 +195,20 @@ class ResponsesDecoder:
         return self._response is not None
 
     def event(self, event: JsonObject) -> list[TextDelta]:
-        kind = as_str(event.get("type"))
+        kind, index = as_str(event.get("type")), as_int(event.get("output_index"))
         if kind in ("response.output_text.delta", "response.refusal.delta"):
-            place = as_int(event.get("output_index")), as_int(event.get("content_index"))
-            number = self._texts.setdefault(place, len(self._texts))
+            number = self._texts.setdefault((index, as_int(event.get("content_index"))), len(self._texts))
             piece = as_str(event.get("delta"))
             return [TextDelta(text=piece, part=number)] if piece else []
-        if kind == "response.output_item.done":
-            self._items[as_int(event.get("output_index"))] = as_object(event.get("item"))
+        if kind == "response.output_item.added":
+            self._opened[index] = as_object(event.get("item"))
+        elif kind == "response.output_item.done":
+            self._items[index] = as_object(event.get("item"))
+        elif kind == "response.function_call_arguments.done":
+            self._items[index] = {**self._opened.get(index, {}), "arguments": event.get("arguments")}
+        elif kind == "response.output_text.done" and index not in self._items:
+            content: list[JsonValue] = [{"type": "output_text", "text": event.get("text")}]
+            self._items[index] = {"type": "message", "content": content}
         elif kind in _ENDS:
             self._end(as_object(event.get("response")))
         elif kind == "error":
@@ -215,8 +222,8 @@ class ResponsesDecoder:
 
     def reply(self) -> ModelReply:
         response = self._response or {}
-        items = [as_object(item) for item in as_list(response.get("output"))]
-        items = items or [item for _, item in sorted(self._items.items())]
+        last = {index: as_object(item) for index, item in enumerate(as_list(response.get("output")))}
+        items = [item for _, item in sorted((self._items | last).items())]
         parts = [part for item in items for part in _parts(item)]
         return ModelReply(
             parts=tuple(parts),
