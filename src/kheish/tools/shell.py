@@ -1,0 +1,248 @@
+"""bash: one command in its own process group, gated so that its intent is durable before it begins."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kheish.core.jsonvalue import JsonObject
+from kheish.tools.failures import ToolFailure
+from kheish.tools.orphans import process_start_time
+from kheish.tools.protocol import (
+    Prepared,
+    Replay,
+    Sandbox,
+    ToolCall,
+    ToolContext,
+    ToolDescriptor,
+    ToolOutcome,
+)
+from kheish.tools.runtime import Known
+
+SHELL = "/bin/bash"
+KEPT_BYTES = 65_536
+"""Of each stream; the rest is read and thrown away."""
+_LEFTOVER_POLLS = 10
+_LEFTOVER_POLL_S = 0.05
+_GATE_CLOSED_STATUS = 125
+_GATE = f'read -r -u "$0" || exit {_GATE_CLOSED_STATUS}; eval "exec $0<&-"; exec {SHELL} -lc "$1"'
+"""Waits for one line on the gate. End of file, also by the daemon's death, means: do not begin."""
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_INHERITED = ("PATH", "HOME", "LANG", "TERM", "TZ", "TMPDIR")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShellEnvironment:
+    """Which variables of the daemon a child may see: an allow-list, so that no key gets there by accident."""
+
+    extra: tuple[str, ...] = ()
+    """Named by the operator."""
+
+    def variables(self, environ: Mapping[str, str]) -> dict[str, str]:
+        allowed = {*_INHERITED, *self.extra}
+        return {name: value for name, value in environ.items() if name in allowed or name.startswith("LC_")}
+
+
+class Bash:
+    """Runs a command with the workspace as its directory."""
+
+    descriptor = ToolDescriptor(
+        name="bash",
+        description=(
+            "Run a command with /bin/bash -lc in the workspace. Returns exit_code, stdout and stderr, each cut to "
+            f"{KEPT_BYTES} bytes. What the command leaves running is stopped when it ends."
+        ),
+        schema={
+            "type": "object",
+            "properties": {
+                "command": {"type": "string", "description": "What to run"},
+                "workdir": {"type": "string", "description": "Directory inside the workspace; default its root"},
+                "description": {"type": "string", "description": "What the command is for, in a few words"},
+            },
+            "required": ["command"],
+            "additionalProperties": False,
+        },
+        timeout_ms=3_600_000,
+        sandbox=Sandbox.WORKSPACE_WRITE,
+        allows_parallel=False,
+        replay=Replay.NEVER,
+    )
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = dict(environment)
+
+    async def prepare(self, call: ToolCall, context: ToolContext) -> Prepared:
+        try:
+            directory = _directory(call.input.get("workdir"), context)
+        except ToolFailure as failure:
+            return Known(failure.outcome("bash"))
+        return await _GatedCommand.spawn(str(call.input["command"]), directory, self._environment)
+
+    async def settle(self, call: ToolCall, facts: JsonObject, context: ToolContext) -> ToolOutcome | None:
+        return None
+
+
+def _directory(workdir: object, context: ToolContext) -> Path:
+    root = context.workspace_root
+    wanted = root if workdir in (None, "") else root / str(workdir)
+    try:
+        found = wanted.resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):
+        raise ToolFailure(f"workdir {workdir!r} does not exist in the workspace") from None
+    closed = any(found.is_relative_to(forbidden) for forbidden in context.forbidden_roots)
+    if closed or not found.is_relative_to(root):
+        raise ToolFailure(f"workdir {workdir!r} is outside the workspace")
+    if not found.is_dir():
+        raise ToolFailure(f"workdir {workdir!r} is not a directory")
+    return found
+
+
+class _GatedCommand:
+    """A child that waits at its gate."""
+
+    def __init__(
+        self, command: str, directory: Path, process: asyncio.subprocess.Process, gate: int, outputs: tuple[int, int]
+    ) -> None:
+        self.facts: JsonObject = {
+            "pid": process.pid,
+            "pgid": process.pid,
+            "start_time": process_start_time(process.pid),
+        }
+        self._command = command
+        self._directory = directory
+        self._process = process
+        self._gate = gate
+        self._outputs = outputs
+
+    @classmethod
+    async def spawn(cls, command: str, directory: Path, environment: Mapping[str, str]) -> _GatedCommand:
+        with contextlib.ExitStack() as child_ends:
+            gate_read, gate = _pipe(child_ends, 0)
+            stdout_write, stdout = _pipe(child_ends, 1)
+            stderr_write, stderr = _pipe(child_ends, 1)
+            handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            child_ends.callback(os.close, handle)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    SHELL,
+                    "-c",
+                    _GATE,
+                    str(gate_read),
+                    command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=stdout_write,
+                    stderr=stderr_write,
+                    env=dict(environment),
+                    start_new_session=True,
+                    pass_fds=(gate_read,),
+                    preexec_fn=_in_child(handle),
+                )
+            except BaseException:
+                for end in (gate, stdout, stderr):
+                    os.close(end)
+                raise
+        return cls(command, directory, process, gate, (stdout, stderr))
+
+    async def run(self) -> ToolOutcome:
+        os.write(self._gate, b"\n")
+        os.close(self._gate)
+        readers = [asyncio.create_task(_read(end), name="bash-output") for end in self._outputs]
+        try:
+            await self._process.wait()
+        finally:
+            # Also when cancelled: nothing of the group survives, and the pipes come to their end.
+            await asyncio.shield(asyncio.create_task(self._end_group(), name="bash-end"))
+        stdout, stderr = await asyncio.gather(*readers)
+        return ToolOutcome(output=self._output(stdout, stderr))
+
+    async def abandon(self) -> None:
+        os.close(self._gate)
+        await self._process.wait()
+        for end in self._outputs:
+            os.close(end)
+
+    async def _end_group(self) -> None:
+        for _ in _signals(self._process.pid):
+            await asyncio.sleep(_LEFTOVER_POLL_S)
+        await self._process.wait()
+
+    def _output(self, stdout: _Kept, stderr: _Kept) -> JsonObject:
+        status = self._process.returncode
+        output: JsonObject = {
+            "command": self._command,
+            "workdir": str(self._directory),
+            "exit_code": status if status is not None and status >= 0 else None,
+            "success": status == 0,
+            "stdout": stdout.text,
+            "stderr": stderr.text,
+        }
+        for name, kept in (("stdout", stdout), ("stderr", stderr)):
+            if kept.truncated:
+                output[f"{name}_truncated"] = True
+        return output
+
+
+def _signals(pgid: int) -> Iterator[None]:
+    """SIGTERM, then a pause for each poll while somebody is left, then SIGKILL."""
+    try:
+        os.killpg(pgid, signal.SIGTERM)
+        for _ in range(_LEFTOVER_POLLS):
+            yield
+            os.killpg(pgid, 0)
+        os.killpg(pgid, signal.SIGKILL)
+    # macOS answers EPERM for a group of which only a zombie is left.
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _pipe(child_ends: contextlib.ExitStack, child: int) -> tuple[int, int]:
+    """A pipe as (the child's end, ours); the child's end is closed here once the child has it."""
+    ends = os.pipe()
+    child_ends.callback(os.close, ends[child])
+    return ends[child], ends[1 - child]
+
+
+def _in_child(directory: int) -> Callable[[], None]:
+    def prepare() -> None:
+        os.fchdir(directory)
+        if _LIBC is not None:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    return prepare
+
+
+@dataclass(slots=True)
+class _Kept:
+    """The beginning of a stream."""
+
+    content: bytearray
+    truncated: bool = False
+
+    @property
+    def text(self) -> str:
+        return self.content.decode(errors="replace")
+
+
+async def _read(end: int) -> _Kept:
+    kept = _Kept(bytearray())
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(end, "rb", buffering=0)
+    )
+    try:
+        while chunk := await reader.read(KEPT_BYTES):
+            room = KEPT_BYTES - len(kept.content)
+            kept.content += chunk[:room]
+            kept.truncated = kept.truncated or len(chunk) > room
+    finally:
+        transport.close()
+    return kept
