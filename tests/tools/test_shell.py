@@ -69,7 +69,7 @@ async def test_a_failing_command_is_a_result_and_no_tool_error(tmp_path: Path) -
     assert not outcome.is_error
     assert outcome.output == {
         "command": "echo out; echo err >&2; exit 3",
-        "workdir": os.path.realpath(tmp_path),
+        "workdir": str(context(tmp_path).workspace_root),
         "exit_code": 3,
         "success": False,
         "stdout": "out\n",

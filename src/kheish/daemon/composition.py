@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from kheish.policy.rules import RulePermissions
-from kheish.tools.builtin import builtin_tools
 from starlette.types import ASGIApp
 
 from kheish.approvals.service import Approvals
@@ -25,6 +23,7 @@ from kheish.engine.journal import DatabaseJournal
 from kheish.engine.prompt import system_prompt
 from kheish.engine.state import RunState
 from kheish.http.sse import Streams
+from kheish.policy.rules import RulePermissions
 from kheish.providers.registry import ProviderRegistry
 from kheish.providers.routes import RouteInventory
 from kheish.providers.routes_file import load_routes
@@ -44,9 +43,11 @@ from kheish.store.database import SqliteDatabase
 from kheish.store.feed import Feed
 from kheish.store.lock import StateLock
 from kheish.store.migrations import migrate
+from kheish.tools.builtin import builtin_tools
 from kheish.tools.protocol import ToolContext
 from kheish.tools.registry import ToolRegistry
 from kheish.tools.runtime import ToolRuntime
+from kheish.tools.shell import ShellEnvironment
 
 log = structlog.get_logger(__name__)
 
@@ -145,7 +146,7 @@ class _Parts:
 
 def _assemble(parts: _Parts) -> Daemon:
     settings, database, feed, clock = parts.settings, parts.database, parts.feed, parts.clock
-    tools = ToolRuntime(ToolRegistry(builtin_tools()))
+    tools = ToolRuntime(ToolRegistry(builtin_tools(ShellEnvironment().variables(settings.environ))))
     permissions = RulePermissions(mode=permission_mode(settings.permission_mode))
     runtime = Runtime(
         database=database,

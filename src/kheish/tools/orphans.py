@@ -14,11 +14,12 @@ from kheish.core.jsonvalue import JsonObject
 _POLLS = 20
 _POLL_S = 0.05
 _PS = "/bin/ps"
+_HAS_PROC = sys.platform == "linux"
 
 
 def process_start_time(pid: int) -> str | None:
     """When the process started, in the platform's own words; None when there is no such process."""
-    if sys.platform == "linux":
+    if _HAS_PROC:
         fields = _stat(pid)
         return None if fields is None else fields[19]
     found = subprocess.run([_PS, "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S603  # fixed program, a number
@@ -53,7 +54,7 @@ def kill_orphans(facts: JsonObject) -> int:
 
 def _members(pgid: int) -> list[int]:
     """Living processes of the group. A kernel gives no new process a number that a living group still bears."""
-    if sys.platform != "linux":
+    if not _HAS_PROC:
         found = subprocess.run([_PS, "-axo", "pid=,pgid=,stat="], capture_output=True, text=True, check=False)  # noqa: S603  # fixed program
         rows = [line.split() for line in found.stdout.splitlines()]
         return [int(row[0]) for row in rows if len(row) > 2 and row[1] == str(pgid) and not row[2].startswith("Z")]
