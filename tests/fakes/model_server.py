@@ -141,6 +141,8 @@ class ModelServer:
         self._stop = asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
         self.requests: list[Request] = []
+        self.connection_count = 0
+        """How many connections clients have opened."""
         self.port = 0
 
     @property
@@ -187,6 +189,7 @@ class ModelServer:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        self.connection_count += 1
         try:
             while await self._exchange(reader, writer):
                 pass

@@ -37,7 +37,7 @@ _KINDS: tuple[tuple[ErrorKind, tuple[str, ...], tuple[int, ...]], ...] = (
 )  # fmt: skip
 _ABOUT_MEDIA = ("attachment", "image", "pdf", "media")
 _OVERFLOW = re.compile(r"input length and `?max_tokens`? exceed context limit:\s*(\d+)\s*\+\s*(\d+)\s*>\s*(\d+)", re.I)
-_SAFE_TOKEN = re.compile(r"[A-Za-z]+([_.][A-Za-z]+|[_.]?\d{1,4}){0,8}\Z")
+_SAFE_TOKEN = re.compile(r"[A-Za-z]{1,30}([_.][A-Za-z]{1,30}){0,7}([_.]?\d{1,4})?\Z")
 _RETRYABLE_STATUS = frozenset({408, 409, 425, 429})
 _NEVER_RETRIED = frozenset({ErrorKind.CONTEXT_WINDOW_EXCEEDED, ErrorKind.AUTH, ErrorKind.INVALID_REQUEST})
 
