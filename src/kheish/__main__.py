@@ -1,6 +1,6 @@
 """``python -m kheish`` is ``kheish-daemon``."""
 
-from kheish.cli.root import main
+from kheish.daemon.main import main
 
 if __name__ == "__main__":
     main()
