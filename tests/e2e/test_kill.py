@@ -113,7 +113,7 @@ def test_killed_while_waiting_for_approval_the_same_request_waits_and_the_tool_r
 
 
 def test_killed_right_after_an_approval_the_command_runs_at_most_once(served: Served) -> None:
-    daemon, server = served(once(bash("echo ran >> ran.log; sleep 4242.3")))
+    daemon, server = served(once(bash("echo ran >> ran.log; sleep 0.5")))
     run_id = daemon.submit(daemon.session())
     daemon.allow_all(run_id)
     daemon.restart()
