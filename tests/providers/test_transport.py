@@ -295,3 +295,15 @@ async def test_nothing_is_logged_that_holds_the_key_or_the_words(caplog: pytest.
         await failure(server)
 
     assert "SECRET" not in caplog.text
+
+
+async def test_a_request_that_cannot_be_put_on_the_wire_is_refused_without_quoting_it() -> None:
+    with ModelServer(Answer(text="x")) as server:
+        async with provider(server) as target:
+            unencodable = ModelRequest(model="SECRET \ud800", system=(), messages=(), tools=(), generation=Generation())
+            with pytest.raises(ProviderError, match="cannot be sent") as caught:
+                await ask(target, unencodable)
+
+    assert "SECRET" not in "".join(traceback.format_exception(caught.value))
+    assert not caught.value.retryable
+    assert server.requests == []

@@ -12,7 +12,7 @@ import httpx2
 from kheish.core.jsonvalue import JsonObject, JsonValue, encode
 from kheish.providers.protocol import ModelReply, ProviderError, TextDelta
 from kheish.providers.reply_reader import ReplyReader, WireDecoder
-from kheish.providers.upstream_errors import retry_after_ms, transport_error, upstream_error
+from kheish.providers.upstream_errors import local_error, retry_after_ms, transport_error, upstream_error
 from kheish.providers.wire import load
 
 _MAX_ERROR_BYTES = 64 * 1024
@@ -75,18 +75,7 @@ class ModelEndpoint:
             await response.aclose()
 
     async def _send(self, body: JsonObject, headers: Mapping[str, str], deadline: float) -> httpx2.Response:
-        request = self.client.build_request(
-            "POST",
-            self.url,
-            content=encode(body),
-            headers={
-                "Content-Type": "application/json",
-                "Accept": "text/event-stream, application/json",
-                "Accept-Encoding": "identity",  # compressed bytes would hide how much has arrived
-                **self.headers,
-                **headers,
-            },
-        )
+        request = self._request(body, headers)
         try:
             async with asyncio.timeout_at(self._next_limit(deadline)):
                 return await self.client.send(request, stream=True)
@@ -95,6 +84,25 @@ class ModelEndpoint:
         except httpx2.RequestError as error:
             # Only the class is named: the text of these errors can hold headers and addresses.
             raise transport_error(self.provider, "request", f"connection failed ({type(error).__name__})") from None
+
+    def _request(self, body: JsonObject, headers: Mapping[str, str]) -> httpx2.Request:
+        try:
+            return self.client.build_request(
+                "POST",
+                self.url,
+                content=encode(body),
+                headers={
+                    "Content-Type": "application/json",
+                    "Accept": "text/event-stream, application/json",
+                    "Accept-Encoding": "identity",  # compressed bytes would hide how much has arrived
+                    **self.headers,
+                    **headers,
+                },
+            )
+        except (ValueError, TypeError, httpx2.InvalidURL):
+            pass
+        # Outside the handler: those errors quote the header they could not encode.
+        raise local_error(self.provider, "its body, headers or address cannot be sent")
 
     async def _receive(self, chunks: AsyncIterator[bytes], reader: ReplyReader, deadline: float) -> bytes | None:
         """Return the next bytes, None at the end, or when the reply is complete and only its tail went missing."""

@@ -10,6 +10,7 @@ from kheish.core.jsonvalue import JsonObject, JsonValue, decode, encode
 from kheish.core.messages import ToolCallPart, ToolResultPart
 
 MAX_CALL_ID = 64
+_BEYOND_ANY_COUNT = 2**53
 _CALL_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_CALL_ID}}}\Z")
 _FOREIGN = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -29,9 +30,9 @@ def as_str(value: JsonValue) -> str:
 
 def as_int(value: JsonValue) -> int:
     """Return a whole number; anything else, and anything negative, becomes 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _BEYOND_ANY_COUNT:
         return 0
-    return max(0, int(value))
+    return int(value)
 
 
 def load(data: bytes) -> JsonValue:
@@ -43,8 +44,11 @@ def load(data: bytes) -> JsonValue:
     try:
         return decode(data)
     except ValueError:
-        value = json.loads(data.decode("utf-8", "replace"))
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        pass
+    try:
+        text = json.dumps(json.loads(data.decode("utf-8", "replace")), ensure_ascii=False, allow_nan=False)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     return decode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
