@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
@@ -16,12 +14,15 @@ from kheish.http.paths import RawPaths
 from kheish.http.problems import install
 from kheish.http.services import provide
 
+API_VERSION = "3"
+"""Of the wire contract; `api_revision` in the capabilities."""
+
 
 def build_app() -> FastAPI:
     """The routes without their services: enough for the OpenAPI document."""
     app = FastAPI(
         title="Kheish",
-        version=metadata.version("kheish"),
+        version=API_VERSION,
         summary="A daemon that runs agents durably.",
         openapi_url=None,
         docs_url=None,
@@ -30,7 +31,8 @@ def build_app() -> FastAPI:
     )
     install(app)
     for router in (*routers(), system.router):
-        app.include_router(router)
+        # One flat list: the router of an included router would be asked in turn for every request.
+        app.router.routes.extend(router.routes)
     return app
 
 

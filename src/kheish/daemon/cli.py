@@ -1,0 +1,129 @@
+"""Commands of the daemon itself: serve, status, capabilities, events."""
+
+from __future__ import annotations
+
+import click
+
+from kheish.cli.daemon_client import DaemonClient, pass_client
+from kheish.cli.root import CommandGroup, CommandLeaf
+from kheish.cli.streams import cursor_option, print_events
+from kheish.runtime.cli import PERMISSION_MODES
+
+_PROVIDERS = ("anthropic", "openai", "openrouter", "openai_compatible")
+
+
+def _option(flag: str, env: str | None, help_text: str, *, type: click.ParamType | None = None) -> click.Option:  # noqa: A002
+    return click.Option([flag], envvar=env, show_envvar=env is not None, type=type, help=help_text)
+
+
+SERVE_OPTIONS: tuple[click.Parameter, ...] = (
+    _option("--bind", "KHEISH_BIND", "Address and port; port 0 picks a free one.  [default: 127.0.0.1:4000]"),
+    _option("--state-root", "KHEISH_STATE_ROOT", "Where state is kept.  [default: .kheish-daemon]"),
+    _option("--workspace-root", "KHEISH_WORKSPACE_ROOT", "What the file tools may touch.  [default: this directory]"),
+    _option("--routes-file", "KHEISH_ROUTES_FILE", "Model routes (TOML)."),
+    _option("--default-route", "KHEISH_DEFAULT_ROUTE", "Instead of the file's default."),
+    click.Option(
+        ["--allow-empty-routes"],
+        is_flag=True,
+        envvar="KHEISH_ALLOW_EMPTY_ROUTES",
+        show_envvar=True,
+        help="Start without any model route.",
+    ),
+    _option(
+        "--http-auth-mode", "KHEISH_HTTP_AUTH_MODE", "Access control.", type=click.Choice(["auto", "none", "bearer"])
+    ),
+    _option("--http-max-body-bytes", None, "Larger requests get 413.", type=click.IntRange(min=1)),
+    _option(
+        "--event-history-capacity",
+        "KHEISH_EVENT_HISTORY_CAPACITY",
+        "Events kept for replay.",
+        type=click.IntRange(min=1, max=262_144, clamp=True),
+    ),
+    _option("--log-format", "KHEISH_LOG_FORMAT", "Log lines.", type=click.Choice(["auto", "pretty", "json"])),
+    _option(
+        "--log-level",
+        "KHEISH_LOG_LEVEL",
+        "Least severe line that is logged.",
+        type=click.Choice(["error", "warn", "info", "debug", "trace"]),
+    ),
+    _option(
+        "--permission-mode",
+        None,
+        "Of a new state root; later `runtime` decides.",
+        type=click.Choice([*PERMISSION_MODES]),
+    ),
+    _option("--drain-timeout-ms", None, "Time to stop in.  [default: 8000]", type=click.IntRange(min=0)),
+    _option(
+        "--provider",
+        "KHEISH_PROVIDER",
+        "Single route, without a file.  [default: anthropic]",
+        type=click.Choice(_PROVIDERS),
+    ),
+    _option("--model", "KHEISH_MODEL", "Model of the single route."),
+    _option("--api-key", None, "Key of the single route; better KHEISH_API_KEY or the provider's variable."),
+    _option("--anthropic-base-url", "ANTHROPIC_BASE_URL", "Another Messages server."),
+    _option("--openai-base-url", "OPENAI_BASE_URL", "Another Responses server."),
+    _option("--openrouter-base-url", "OPENROUTER_BASE_URL", "Another OpenRouter."),
+    _option("--openai-compatible-base-url", "OPENAI_COMPATIBLE_BASE_URL", "Any chat-completions server."),
+    _option("--anthropic-version", "ANTHROPIC_VERSION", "Value of the anthropic-version header."),
+    click.Option(["--anthropic-beta-header"], multiple=True, help="Repeat, or separate with commas."),
+    _option("--openai-organization", "OPENAI_ORGANIZATION", "Sent along."),
+    _option("--openai-project", "OPENAI_PROJECT", "Sent along."),
+)
+
+
+def _serve(**options: object) -> None:
+    # Late: the server side takes longer to import than `--help` may take.
+    from kheish.daemon.serve import main
+
+    mode = options["permission_mode"]
+    options["permission_mode"] = None if mode is None else PERMISSION_MODES[str(mode)]
+    raise click.exceptions.Exit(main(options))
+
+
+serve = CommandLeaf(
+    "serve",
+    params=[*SERVE_OPTIONS],
+    callback=_serve,
+    help="Run the daemon until a signal stops it. A flag beats its environment variable.",
+)
+
+
+@click.command(cls=CommandLeaf)
+@pass_client
+def status(client: DaemonClient) -> None:
+    """Show everything an operator looks at first."""
+    client.show("GET", "status")
+
+
+@click.command(cls=CommandLeaf)
+@pass_client
+def capabilities(client: DaemonClient) -> None:
+    """Show what the daemon can do."""
+    client.show("GET", "capabilities")
+
+
+@click.group(cls=CommandGroup)
+def events() -> None:
+    """Watch what happens in the daemon."""
+
+
+events.aliases.update({"watch": "stream", "follow": "stream"})
+
+
+@events.command()
+@click.option("--session-id", help="Only events of this session.")
+@click.option("--run-id", help="Only events of this run.")
+@cursor_option
+@pass_client
+def stream(client: DaemonClient, session_id: str | None, run_id: str | None, cursor: int | None) -> None:
+    """Print events, one JSON object per line, as they come."""
+    print_events(client, session_id=session_id, run_id=run_id, cursor=cursor)
+
+
+@click.command("help", cls=CommandLeaf)
+@click.pass_context
+def help_(context: click.Context) -> None:
+    """Show every command."""
+    root = context.find_root()
+    click.echo(root.get_help())

@@ -1,0 +1,40 @@
+"""Every command of `kheish-daemon`: one line each, imported when used."""
+
+from __future__ import annotations
+
+from kheish.cli.root import CommandEntry
+
+COMMANDS = (
+    CommandEntry(
+        name="serve", target="kheish.daemon.cli:serve", help="Run the daemon (the default).", aliases=("start",)
+    ),
+    CommandEntry(name="status", target="kheish.daemon.cli:status", help="Everything an operator looks at first."),
+    CommandEntry(name="capabilities", target="kheish.daemon.cli:capabilities", help="What the daemon can do."),
+    CommandEntry(name="events", target="kheish.daemon.cli:events", help="Watch what happens in the daemon."),
+    CommandEntry(
+        name="sessions",
+        target="kheish.sessions.cli:sessions",
+        help="Open sessions, give them input, look at them.",
+        aliases=("session",),
+    ),
+    CommandEntry(
+        name="runs",
+        target="kheish.runs.cli:runs",
+        help="Look at runs, wait for them, stop them.",
+        aliases=("run",),
+    ),
+    CommandEntry(
+        name="approvals",
+        target="kheish.approvals.cli:approvals",
+        help="Tool calls that wait for a human.",
+        aliases=("approval",),
+    ),
+    CommandEntry(
+        name="questions",
+        target="kheish.questions.cli:questions",
+        help="Questions that agents asked and wait for.",
+        aliases=("question",),
+    ),
+    CommandEntry(name="runtime", target="kheish.runtime.cli:runtime", help="Read and change daemon-wide settings."),
+    CommandEntry(name="help", target="kheish.daemon.cli:help_", help="Show this list."),
+)
