@@ -12,8 +12,8 @@ from kheish.runtime.cli import PERMISSION_MODES
 _PROVIDERS = ("anthropic", "openai", "openrouter", "openai_compatible")
 
 
-def _option(flag: str, env: str | None, help_text: str, *, type: click.ParamType | None = None) -> click.Option:  # noqa: A002
-    return click.Option([flag], envvar=env, show_envvar=env is not None, type=type, help=help_text)
+def _option(flag: str, env: str | None, help_text: str, *, kind: click.ParamType[object] | None = None) -> click.Option:
+    return click.Option([flag], envvar=env, show_envvar=env is not None, type=kind, help=help_text)
 
 
 SERVE_OPTIONS: tuple[click.Parameter, ...] = (
@@ -30,34 +30,34 @@ SERVE_OPTIONS: tuple[click.Parameter, ...] = (
         help="Start without any model route.",
     ),
     _option(
-        "--http-auth-mode", "KHEISH_HTTP_AUTH_MODE", "Access control.", type=click.Choice(["auto", "none", "bearer"])
+        "--http-auth-mode", "KHEISH_HTTP_AUTH_MODE", "Access control.", kind=click.Choice(["auto", "none", "bearer"])
     ),
-    _option("--http-max-body-bytes", None, "Larger requests get 413.", type=click.IntRange(min=1)),
+    _option("--http-max-body-bytes", None, "Larger requests get 413.", kind=click.IntRange(min=1)),
     _option(
         "--event-history-capacity",
         "KHEISH_EVENT_HISTORY_CAPACITY",
         "Events kept for replay.",
-        type=click.IntRange(min=1, max=262_144, clamp=True),
+        kind=click.IntRange(min=1, max=262_144, clamp=True),
     ),
-    _option("--log-format", "KHEISH_LOG_FORMAT", "Log lines.", type=click.Choice(["auto", "pretty", "json"])),
+    _option("--log-format", "KHEISH_LOG_FORMAT", "Log lines.", kind=click.Choice(["auto", "pretty", "json"])),
     _option(
         "--log-level",
         "KHEISH_LOG_LEVEL",
         "Least severe line that is logged.",
-        type=click.Choice(["error", "warn", "info", "debug", "trace"]),
+        kind=click.Choice(["error", "warn", "info", "debug", "trace"]),
     ),
     _option(
         "--permission-mode",
         None,
         "Of a new state root; later `runtime` decides.",
-        type=click.Choice([*PERMISSION_MODES]),
+        kind=click.Choice([*PERMISSION_MODES]),
     ),
-    _option("--drain-timeout-ms", None, "Time to stop in.  [default: 8000]", type=click.IntRange(min=0)),
+    _option("--drain-timeout-ms", None, "Time to stop in.  [default: 8000]", kind=click.IntRange(min=0)),
     _option(
         "--provider",
         "KHEISH_PROVIDER",
         "Single route, without a file.  [default: anthropic]",
-        type=click.Choice(_PROVIDERS),
+        kind=click.Choice(_PROVIDERS),
     ),
     _option("--model", "KHEISH_MODEL", "Model of the single route."),
     _option("--api-key", None, "Key of the single route; better KHEISH_API_KEY or the provider's variable."),
