@@ -1,0 +1,52 @@
+"""Blocking work in a thread that its caller never leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The caller was cancelled while the work could still be dropped."""
+
+
+class Stop:
+    """Set when the caller is cancelled; long work looks at it wherever it may end without half an effect."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def check(self) -> None:
+        """Raise `Stopped` if the caller has gone."""
+        if self._event.is_set():
+            raise Stopped
+
+    def pause(self, seconds: float) -> None:
+        """Wait, or raise `Stopped` as soon as the caller has gone."""
+        if self._event.wait(seconds):
+            raise Stopped
+
+
+async def off_loop(work: Callable[[Stop], T]) -> T:
+    """Run ``work`` in a thread. When cancelled, ask it to stop and return only after it has ended."""
+    stop = Stop()
+    task = asyncio.create_task(asyncio.to_thread(work, stop))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop.set()
+        while not task.done():
+            # A second cancellation must not leave the thread writing on its own.
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((task,))
+        if not task.cancelled():
+            task.exception()
+        raise
