@@ -1,0 +1,337 @@
+"""The resources of the synchronous client."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+
+from kheish.sdk import decisions, flows, requests, streams
+from kheish.sdk.decisions import Answers
+from kheish.sdk.handles import RunHandle, SessionHandle
+from kheish.sdk.jsonvalue import JsonObject, JsonValue
+from kheish.sdk.requests import Input
+from kheish.sdk.sse import Event
+from kheish.sdk.transport import Transport
+from kheish.sdk.types import (
+    InterruptView,
+    PendingApprovalView,
+    PendingQuestionView,
+    ReplyHandle,
+    RunEventEntry,
+    RunView,
+    SessionEvents,
+    SessionView,
+    SessionViewSummary,
+)
+from kheish.sdk.values import GenerationOptions, ReplyTarget, Resolution, Route
+
+
+class Resource:
+    """A group of methods on one connection."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+
+class Sessions(Resource):
+    """Conversations and what their runs use by default."""
+
+    def create(
+        self,
+        session_id: str | None = None,
+        *,
+        thread_id: str | None = None,
+        persona: str | None = None,
+        route: Route | str | None = None,
+        reply_targets: Sequence[ReplyTarget] = (),
+    ) -> SessionHandle:
+        """Open a session; one that exists is taken as it is.
+
+        Raises:
+            ConflictError: it exists with another persona.
+        """
+        flow = flows.create_session(
+            self._transport.connection,
+            session_id,
+            thread_id=thread_id,
+            persona=persona,
+            route=route,
+            reply_targets=tuple(reply_targets),
+        )
+        return self.handle(self._transport.drive(flow).session_id)
+
+    def handle(self, session_id: str) -> SessionHandle:
+        """A handle; sends nothing."""
+        return SessionHandle(self._transport, session_id)
+
+    def get(self, session_id: str) -> SessionView:
+        return self._transport.call(requests.get_session(session_id))
+
+    def list(self, *, persona: str | None = None, limit: int | None = None) -> Iterator[SessionViewSummary]:
+        """All sessions by id, fetched as they are needed; ``limit`` ends it earlier."""
+        return self._transport.pages(requests.list_sessions(persona), limit)
+
+    def events(self, session_id: str) -> SessionEvents:
+        """The session's journal, outputs and run events."""
+        return self._transport.call(requests.session_events(session_id))
+
+    def stream(self, session_id: str, cursor: int | None = None) -> Generator[Event, None, None]:
+        """What happens in the session, without end; from now on unless ``cursor`` is given."""
+        return self._transport.changes(streams.session(session_id, cursor))
+
+    def submit(
+        self,
+        session_id: str,
+        prompt: str,
+        *,
+        route: Route | str | None = None,
+        generation: GenerationOptions | None = None,
+        metadata: JsonValue = None,
+        idempotency_key: str | None = None,
+        reply_targets: Sequence[ReplyTarget] = (),
+        completion_requirements: Sequence[JsonObject] = (),
+        source_plugin: str | None = None,
+        source_kind: str | None = None,
+        actor_id: str | None = None,
+    ) -> RunHandle:
+        """Queue a run in a session that exists.
+
+        Raises:
+            NotFound: it does not.
+        """
+        given = Input(
+            prompt=prompt,
+            route=route,
+            generation=generation,
+            metadata=metadata,
+            reply_targets=reply_targets,
+            completion_requirements=completion_requirements,
+            source_plugin=source_plugin,
+            source_kind=source_kind,
+            actor_id=actor_id,
+        )
+        run = self._transport.drive(flows.submit(self._transport.connection, session_id, given, idempotency_key))
+        return RunHandle(self._transport, run.run_id, run.session_id)
+
+    def input(
+        self,
+        session_id: str,
+        prompt: str,
+        *,
+        route: Route | str | None = None,
+        generation: GenerationOptions | None = None,
+        metadata: JsonValue = None,
+        timeout: float = flows.INLINE_TIMEOUT_SECONDS,
+    ) -> SessionView:
+        """Run in an idle session and return when the run is done or waits for a human.
+
+        Raises:
+            ConflictError: the session is busy (`sessions/session_busy`); submit a run instead.
+        """
+        given = Input(prompt=prompt, route=route, generation=generation, metadata=metadata)
+        return self._transport.call(requests.run_input(session_id, given, timeout))
+
+    def interrupt(self, session_id: str) -> InterruptView:
+        """Stop the active run."""
+        return self._transport.call(requests.interrupt_session(session_id))
+
+    def end(self, session_id: str, reason: str | None = None) -> SessionView:
+        """Stop the active run and cancel the queued ones; the session stays usable."""
+        return self._transport.call(requests.end_session(session_id, reason))
+
+    def set_route_policy(
+        self, session_id: str, route: Route | str | None = None, *, generation: GenerationOptions | None = None
+    ) -> SessionView:
+        """Replace the route and generation settings of later runs."""
+        return self._transport.call(requests.set_route_policy(session_id, route, generation))
+
+    def clear_route_policy(self, session_id: str) -> SessionView:
+        """Go back to the daemon's default route."""
+        return self._transport.call(requests.clear_route_policy(session_id))
+
+    def reply_targets(self, session_id: str) -> tuple[ReplyHandle, ...]:
+        """Where later runs deliver to by default."""
+        return self._transport.call(requests.get_reply_targets(session_id)).reply_targets
+
+    def set_reply_targets(self, session_id: str, reply_targets: Sequence[ReplyTarget]) -> SessionView:
+        """Replace where later runs deliver to by default."""
+        return self._transport.call(requests.set_reply_targets(session_id, reply_targets))
+
+    def clear_reply_targets(self, session_id: str) -> SessionView:
+        """Deliver to nobody by default."""
+        return self._transport.call(requests.clear_reply_targets(session_id))
+
+
+class Runs(Resource):
+    """Executions, of any session."""
+
+    def handle(self, run_id: str) -> RunHandle:
+        """A handle, to wait for or stream a run by its id; sends nothing."""
+        return RunHandle(self._transport, run_id)
+
+    def get(self, run_id: str) -> RunView:
+        return self._transport.call(requests.get_run(run_id))
+
+    def list(self, *, session_id: str | None = None, order: str = "asc", limit: int | None = None) -> Iterator[RunView]:
+        """All runs by submission, fetched as they are needed; ``order`` is asc or desc, ``limit`` ends it earlier."""
+        return self._transport.pages(requests.list_runs(session_id, order), limit)
+
+    def newest(
+        self, limit: int = 50, *, session_id: str | None = None, priority_active: bool = False
+    ) -> tuple[RunView, ...]:
+        """The newest runs, oldest of them first; with ``priority_active`` live ones before those that are over."""
+        return self._transport.call(requests.newest_runs(limit, session_id, priority_active))
+
+    def events(self, run_id: str) -> tuple[RunEventEntry, ...]:
+        """What happened to the run so far."""
+        return self._transport.call(requests.run_events(run_id))
+
+    def stream(self, run_id: str, cursor: int | None = 0) -> Generator[Event, None, None]:
+        """The run's events until it is over, from its beginning unless ``cursor`` says otherwise."""
+        return self.handle(run_id).stream(cursor)
+
+    def cancel(self, run_id: str) -> RunView:
+        """Stop the run. One that is over is returned as it is."""
+        return self._transport.call(requests.cancel_run(run_id))
+
+
+class Approvals(Resource):
+    """Tool calls that wait for a permission."""
+
+    def list(self, *, session_id: str | None = None, limit: int | None = None) -> Iterator[PendingApprovalView]:
+        """Every pending request, fetched as they are needed."""
+        return self._transport.pages(decisions.list_approvals(session_id), limit)
+
+    def resolve(self, run_id: str, resolutions: Sequence[Resolution], *, idempotency_key: str | None = None) -> RunView:
+        """Decide on requests of one run: all of them are taken, or none."""
+        key = idempotency_key or flows.new_key()
+        return self._transport.call(decisions.resolve_approvals(run_id, resolutions, key))
+
+    def resolve_session(
+        self, session_id: str, resolutions: Sequence[Resolution], *, idempotency_key: str | None = None
+    ) -> RunView:
+        """Decide on requests of the run the session waits for."""
+        key = idempotency_key or flows.new_key()
+        return self._transport.call(decisions.resolve_session_approvals(session_id, resolutions, key))
+
+
+class Questions(Resource):
+    """Questions the agent wants answered."""
+
+    def list(self, *, session_id: str | None = None, limit: int | None = None) -> Iterator[PendingQuestionView]:
+        """Every pending request, fetched as they are needed."""
+        return self._transport.pages(decisions.list_questions(session_id), limit)
+
+    def resolve(
+        self,
+        run_id: str,
+        request_id: str,
+        answers: Answers,
+        *,
+        justification: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> RunView:
+        """Answer every question of the request, by question id."""
+        resolution = decisions.answered(request_id, answers, justification)
+        key = idempotency_key or flows.new_key()
+        return self._transport.call(decisions.resolve_question(run_id, resolution, key))
+
+    def decline(
+        self,
+        run_id: str,
+        request_id: str,
+        *,
+        justification: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> RunView:
+        """Refuse to answer; the run goes on and the model is told."""
+        resolution = decisions.declined(request_id, justification)
+        key = idempotency_key or flows.new_key()
+        return self._transport.call(decisions.resolve_question(run_id, resolution, key))
+
+    def cancel(
+        self,
+        run_id: str,
+        request_id: str,
+        *,
+        justification: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> RunView:
+        """Drop the question and with it the run."""
+        key = idempotency_key or flows.new_key()
+        return self._transport.call(decisions.cancel_question(run_id, request_id, justification, key))
+
+
+class Runtime(Resource):
+    """The daemon itself."""
+
+    def status(self) -> JsonObject:
+        """The status snapshot."""
+        return self._transport.call(requests.get_status())
+
+    def capabilities(self) -> JsonObject:
+        """What this daemon can do."""
+        return self._transport.call(requests.get_capabilities())
+
+    def view(self) -> JsonObject:
+        """Routes and settings in force."""
+        return self._transport.call(requests.get_runtime())
+
+    def set_model(self, model: str, *, route: str | None = None, expected_revision: int | None = None) -> JsonObject:
+        """Change the default model, and with ``route`` (an id) the default route."""
+        return self._transport.call(requests.set_model(model, route, expected_revision))
+
+    def set_permission_mode(self, mode: str, *, expected_revision: int | None = None) -> JsonObject:
+        """Change how tool calls are permitted."""
+        return self._transport.call(requests.set_permission_mode(mode, expected_revision))
+
+    def check_permission(
+        self,
+        tool_name: str,
+        tool_input: JsonObject | None = None,
+        *,
+        session_id: str | None = None,
+        tool_call_id: str | None = None,
+        mode: str | None = None,
+    ) -> JsonObject:
+        """What would be decided about a tool call, and why. Nothing is executed."""
+        return self._transport.call(
+            requests.check_permission(tool_name, tool_input or {}, session_id, tool_call_id, mode)
+        )
+
+    def tool_limits(self) -> JsonObject:
+        """The limits tools run under."""
+        return self._transport.call(requests.get_tool_limits())
+
+    def set_tool_limits(self, limits: JsonObject, *, expected_revision: int | None = None) -> JsonObject:
+        """Replace the limits tools run under."""
+        return self._transport.call(requests.set_tool_limits(limits, expected_revision))
+
+
+class Events(Resource):
+    """Everything that happens in the daemon."""
+
+    def stream(
+        self, cursor: int | None = None, *, session_id: str | None = None, run_id: str | None = None
+    ) -> Generator[Event, None, None]:
+        """Events without end; from now on unless ``cursor`` is given (0: everything still kept)."""
+        return self._transport.changes(streams.everything(cursor, session_id, run_id))
+
+
+class Raw(Resource):
+    """Endpoints that have no method of their own."""
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, JsonValue] | None = None,
+        json: JsonValue = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+    ) -> JsonValue:
+        """Send a request and return its JSON (text when the answer is not JSON, None when it is empty).
+
+        ``path`` begins with a slash and is sent as it is: encode ids yourself.
+        """
+        return self._transport.call(flows.raw_call(method, path, params, json, idempotency_key, timeout))

@@ -1,0 +1,256 @@
+"""What the daemon answers with. Written by `python -m tools.sdk_types`; do not edit.
+
+Fields that the daemon leaves out when empty are None or an empty tuple. `extra` holds fields this client does not know,
+`raw` the object exactly as it was received. Strings that name a state may take values that are not known yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kheish.sdk.decoding import Wire
+from kheish.sdk.jsonvalue import JsonObject, JsonValue
+
+__all__ = [
+    "AgentRecord",
+    "ApprovalRequest",
+    "Conversation",
+    "InterruptView",
+    "ManagedAgentSnapshot",
+    "OutputRecord",
+    "Pagination",
+    "PendingApprovalView",
+    "PendingQuestionView",
+    "Question",
+    "QuestionOption",
+    "ReplyHandle",
+    "ReplyTargetsView",
+    "RoutePolicy",
+    "RunEventEntry",
+    "RunRequestSummary",
+    "RunView",
+    "SessionEvents",
+    "SessionView",
+    "SessionViewSummary",
+    "UserQuestionRequest",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentRecord(Wire):
+    id: str
+    parent: str | None = None
+    conversation: Conversation
+    status: str
+    """One of idle, running, waiting_for_approval, waiting_for_user_input, failed, completed."""
+    retention: str
+    """One of retain, close_on_settle."""
+    spawned_at_ms: int
+    subtasks: tuple[JsonValue, ...]
+    sidechain_session_id: str | None = None
+    fork_context: JsonValue = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ApprovalRequest(Wire):
+    id: str
+    tool_call_id: str
+    tool_name: str
+    input: JsonValue = None
+    scope: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conversation(Wire):
+    session_id: str
+    thread_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InterruptView(Wire):
+    interrupted: bool
+    snapshot: ManagedAgentSnapshot
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ManagedAgentSnapshot(Wire):
+    agent: AgentRecord
+    pending_approvals: tuple[ApprovalRequest, ...]
+    pending_questions: tuple[UserQuestionRequest, ...] = ()
+    last_assistant_message: str | None = None
+    journal_len: int
+    checkpoint_len: int
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputRecord(Wire):
+    session_id: str
+    run_id: str | None = None
+    content: str
+    parts: tuple[JsonObject, ...] = ()
+    artifacts: tuple[JsonObject, ...] = ()
+    source_kind: str | None = None
+    plugin: str | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pagination(Wire):
+    limit: int
+    total_count: int
+    has_more: bool
+    next_cursor: str | None = None
+    order: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PendingApprovalView(Wire):
+    session_id: str
+    agent_id: str
+    run_id: str
+    run_kind: str
+    request: ApprovalRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PendingQuestionView(Wire):
+    session_id: str
+    agent_id: str
+    run_id: str | None = None
+    run_kind: str | None = None
+    request: UserQuestionRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question(Wire):
+    """One question of a request; without options it is answered by text."""
+
+    id: str
+    header: str
+    question: str
+    options: tuple[QuestionOption, ...]
+    multi_select: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuestionOption(Wire):
+    """One choice of a question."""
+
+    id: str
+    label: str
+    description: str | None = None
+    preview: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplyHandle(Wire):
+    plugin: str
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplyTargetsView(Wire):
+    reply_targets: tuple[ReplyHandle, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoutePolicy(Wire):
+    """What this session's runs use unless a run says otherwise."""
+
+    provider: str | None = None
+    generation: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunEventEntry(Wire):
+    timestamp_ms: int
+    run_id: str
+    session_id: str
+    agent_id: str
+    event: JsonObject
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRequestSummary(Wire):
+    source_plugin: str
+    source_kind: str
+    actor_id: str
+    text_preview: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    approval_count: int | None = None
+    question_count: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunView(Wire):
+    run_id: str
+    session_id: str
+    agent_id: str
+    kind: str
+    status: str
+    """One of queued, running, waiting_for_approval, waiting_for_user_question, completed, failed, interrupted,
+    cancelled.
+    """
+    submitted_at_ms: int
+    updated_at_ms: int
+    started_at_ms: int | None = None
+    finished_at_ms: int | None = None
+    queued_position: int | None = None
+    request: RunRequestSummary
+    input_metadata: JsonValue = None
+    pending_approval_ids: tuple[str, ...] = ()
+    pending_approvals: tuple[ApprovalRequest, ...] = ()
+    pending_question_ids: tuple[str, ...] = ()
+    pending_questions: tuple[UserQuestionRequest, ...] = ()
+    outputs: tuple[OutputRecord, ...] = ()
+    usage: JsonObject = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionEvents(Wire):
+    session: JsonObject
+    daemon_outputs: tuple[OutputRecord, ...]
+    run_events: tuple[JsonObject, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionView(Wire):
+    session_id: str
+    agent_id: str
+    route_policy: RoutePolicy | None = None
+    capability_scope: JsonObject = field(default_factory=dict)
+    effective_capability_scope: JsonObject = field(default_factory=dict)
+    credential_scope: JsonObject = field(default_factory=dict)
+    effective_credential_scope: JsonObject = field(default_factory=dict)
+    reply_targets: tuple[ReplyHandle, ...] = ()
+    snapshot: ManagedAgentSnapshot
+    outputs: tuple[OutputRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionViewSummary(Wire):
+    session_id: str
+    agent_id: str
+    route_policy: RoutePolicy | None = None
+    capability_scope: JsonObject = field(default_factory=dict)
+    effective_capability_scope: JsonObject = field(default_factory=dict)
+    credential_scope: JsonObject = field(default_factory=dict)
+    effective_credential_scope: JsonObject = field(default_factory=dict)
+    reply_targets: tuple[ReplyHandle, ...] = ()
+    status: str
+    """One of idle, running, waiting_for_approval, waiting_for_user_input, failed, completed."""
+    pending_approvals: int
+    pending_questions: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UserQuestionRequest(Wire):
+    id: str
+    tool_call_id: str
+    questions: tuple[Question, ...]
+    created_at_ms: int
+    expires_at_ms: int | None = None
