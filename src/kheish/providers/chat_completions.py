@@ -202,6 +202,19 @@ class _Call:
         arguments = "".join(self.pieces) if self.whole is None else self.whole
         return call_part(name=self.name, arguments=arguments, provider_call_id=self.id)
 
+    @property
+    def has_all_arguments(self) -> bool:
+        return (any(self.pieces) or self.whole is not None) and self.part().invalid_input is None
+
+
+def _begins_another(known: _Call, index: int | None, call_id: str, name: str) -> bool:
+    """Say whether a piece is the first of a new call, for servers that number every call 0, or not at all."""
+    if call_id and known.id:
+        return call_id != known.id
+    if not name:
+        return False
+    return known.has_all_arguments or (index is None and name != known.name)
+
 
 @dataclass(slots=True)
 class ChatDecoder:
@@ -270,11 +283,8 @@ class ChatDecoder:
 
     def _call_for(self, index: int | None, call_id: str, name: str) -> _Call:
         known = self._by_index.get(index) if index is not None else (self._calls[-1] if self._calls else None)
-        if known is not None:
-            # Some servers number every call 0, or not at all: another id, or a name without any, begins a new call.
-            another = call_id != known.id if call_id and known.id else index is None and bool(name)
-            if not another:
-                return known
+        if known is not None and not _begins_another(known, index, call_id, name):
+            return known
         call = _Call()
         self._calls.append(call)
         if index is not None:
