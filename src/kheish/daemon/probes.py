@@ -19,7 +19,8 @@ async def write_probe(name: str, folder: Path) -> JsonObject:
     fault: str | None = None
     code = "ok"
     try:
-        await asyncio.wait_for(asyncio.to_thread(_touch, folder), _TIMEOUT_S)
+        async with asyncio.timeout(_TIMEOUT_S):
+            await asyncio.to_thread(_touch, folder)
     except TimeoutError:
         code, fault = "write_timeout", f"no answer within {_TIMEOUT_S:g} s"
     except OSError as error:

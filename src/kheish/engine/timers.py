@@ -55,7 +55,9 @@ class TimerService:
 
 
 async def _wait(changed: Awaitable[bool], seconds: float) -> None:
+    # Not wait_for: when the event comes together with a cancellation, it swallows the cancellation (Python 3.11).
     try:
-        await asyncio.wait_for(changed, seconds)
+        async with asyncio.timeout(seconds):
+            await changed
     except TimeoutError:
         return
