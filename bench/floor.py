@@ -60,7 +60,8 @@ class Floor:
         await self._database.write(unit)
 
     async def _call(self, messages: list[dict[str, object]]) -> dict[str, object]:
-        text, calls = "", []
+        text = ""
+        calls: list[object] = []
         body = orjson.dumps({"model": "m", "stream": True, "messages": messages})
         async with self._client.stream("POST", self._url, content=body) as response:
             async for line in response.aiter_lines():

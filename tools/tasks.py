@@ -19,11 +19,13 @@ TESTS_NEEDING_MORE = "not container and not browser"
 
 
 def demo(arguments: Sequence[str]) -> NoReturn:
-    _become(PYTHON, str(ROOT / "examples" / "demo" / "run.py"), *arguments)
+    os.chdir(ROOT)
+    _become(PYTHON, "-m", "examples.demo.run", *arguments)
 
 
 def bench(arguments: Sequence[str]) -> NoReturn:
-    _become(PYTHON, str(ROOT / "bench" / "run.py"), *arguments)
+    os.chdir(ROOT)
+    _become(PYTHON, "-m", "bench.run", *arguments)
 
 
 def serve(arguments: Sequence[str]) -> NoReturn:

@@ -10,15 +10,12 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from kheish.sdk.runs import RunHandle
-
-from kheish import Kheish
-
-sys.path.insert(0, str(Path(__file__).parent))
-from daemon_process import DaemonProcess  # beside this file, which is run as a script
-from report_check import check_report
+from examples.demo.daemon_process import DaemonProcess
+from examples.demo.report_check import check_report
+from kheish import ApprovalRequest, Event, Kheish, RunHandle
 
 HERE = Path(__file__).parent
 REPORT_TASK = (
@@ -54,7 +51,7 @@ def _report_run(daemon: DaemonProcess, workspace: Path) -> None:
         _say("Run 1: an agent works on real files")
         run = client.responses.create(session="demo", prompt=REPORT_TASK)
         _settle(run)
-        _timeline(client, run)
+        _timeline(run)
     problems = check_report(workspace)
     if problems:
         raise SystemExit("The report does not match the files:\n" + "\n".join(problems))
@@ -68,7 +65,7 @@ def _killed_run(daemon: DaemonProcess, workspace: Path) -> None:
     with Kheish(base_url=daemon.url) as client:
         run = client.responses.create(session="demo", prompt=BUILD_TASK)
         blocked = run.wait_until_blocked(timeout=RUN_DEADLINE_S)
-        _show_approvals(blocked.get().pending_approvals)
+        _show_approvals(blocked.run.pending_approvals)
         blocked.approve_all("the demo says yes")
         daemon.wait_for_file(log, "started")
         print("  build.log says 'started': the command is running. Killing the daemon with SIGKILL.")
@@ -78,7 +75,7 @@ def _killed_run(daemon: DaemonProcess, workspace: Path) -> None:
     with Kheish(base_url=daemon.url) as client:
         resumed = client.runs.handle(run.run_id)
         _settle(resumed)
-        _timeline(client, resumed)
+        _timeline(resumed)
     started = log.read_text().split().count("started")
     if started != 1:
         raise SystemExit(f"the build ran {started} times; it must run once")
@@ -91,25 +88,45 @@ def _settle(run: RunHandle) -> None:
         view = run.wait_until_blocked(timeout=RUN_DEADLINE_S)
         if not view.requires_approval:
             break
-        _show_approvals(view.get().pending_approvals)
+        _show_approvals(view.run.pending_approvals)
         view.approve_all("the demo says yes")
     result = run.wait(timeout=RUN_DEADLINE_S, raise_on_failure=True)
     print(f"  {run.run_id} {result.status}: {result.output_text}")
 
 
-def _show_approvals(approvals: object) -> None:
-    for request in approvals or ():  # type: ignore[attr-defined]  # a tuple of ApprovalRequest
+def _show_approvals(approvals: Sequence[ApprovalRequest]) -> None:
+    for request in approvals:
         print(f"  approval asked for {request.tool_name}: {request.input}")
         print("  -> the demo answers: allow")
 
 
-def _timeline(client: Kheish, run: RunHandle) -> None:
+def _timeline(run: RunHandle) -> None:
+    """What happened, from the stored events: the same after a restart."""
     print(f"  Timeline of {run.run_id}:")
-    first: int | None = None
-    for event in client.raw.request("GET", f"/v1/runs/{run.run_id}/events"):
-        at_ms = int(event["timestamp_ms"])
-        first = at_ms if first is None else first
-        print(f"    +{(at_ms - first) / 1000:7.3f} s  {event['event']['type']}")
+    status = ""
+    for event in run.stream():
+        if event.run is not None and event.run.status != status:
+            status = event.run.status
+            print(f"    {status}")
+        elif event.type == "trace" and (line := _trace_line(event)):
+            print(f"      {line}")
+
+
+def _trace_line(event: Event) -> str | None:
+    trace = event.data.get("trace")
+    if not isinstance(trace, dict):
+        return None
+    match trace["kind"]:
+        case "model_finished":
+            return f"model, turn {trace['turn']}: {trace.get('finish_reason', 'failed')}"
+        case "tool_started":
+            return f"{trace['tool_name']} {trace.get('input_preview', '')}"
+        case "tool_finished" if trace.get("is_error"):
+            return f"{trace['tool_name']}: error"
+        case "recovery":
+            return "the daemon restarted; the run goes on"
+        case _:
+            return None
 
 
 def _model_arguments(live: bool) -> list[str]:
