@@ -182,9 +182,7 @@ class House:
 
 
 @asynccontextmanager
-async def opened(
-    root: Path, *, script: str = SCRIPT, routes: str = ROUTES, **options: object
-) -> AsyncIterator[House]:
+async def opened(root: Path, *, script: str = SCRIPT, routes: str = ROUTES, **options: object) -> AsyncIterator[House]:
     """Open the daemon whose state lives under ``root``; opening it again is a restart."""
     workspace = root / "workspace"
     workspace.mkdir(exist_ok=True)

@@ -99,9 +99,7 @@ async def test_one_message_is_one_wave_and_its_calls_run_in_order(house: House) 
     await house.post("/v1/runs/run-1/approvals", allow(*run["pending_approval_ids"]))
     await house.settled()
     journal = (await house.get("/v1/sessions/s/events")).json()["session"]["journal"]
-    started = [
-        entry["event"]["call"]["name"] for entry in journal if entry["event"]["type"] == "tool_call_started"
-    ]
+    started = [entry["event"]["call"]["name"] for entry in journal if entry["event"]["type"] == "tool_call_started"]
 
     assert started == ["bash", "list_files", "bash"]
     assert house.count == ["first", "third"]

@@ -72,7 +72,9 @@ async def test_a_route_that_is_not_ready_refuses_and_names_an_action(tmp_path: P
 
 async def test_a_model_the_route_refuses_makes_no_run(house: House) -> None:
     await house.session()
-    refused = await house.post("/v1/sessions/s/runs", {"content": "hi", "provider": "two", "generation": {"model": " "}})
+    refused = await house.post(
+        "/v1/sessions/s/runs", {"content": "hi", "provider": "two", "generation": {"model": " "}}
+    )
 
     assert (refused.status_code, refused.json()["code"]) == (400, "model_not_supported")
     assert await house.run_count() == 0

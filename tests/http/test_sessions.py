@@ -144,7 +144,9 @@ async def test_reply_targets_are_normalised_and_captured_by_a_run_when_it_is_mad
     assert changed.json()["reply_targets"] == handles
     journal = (await free.get("/v1/sessions/s/events")).json()["session"]["journal"]
     assert journal[0]["event"]["input"]["reply_targets"] == handles
-    assert (await free.get("/v1/sessions/s/reply-targets")).json() == {"reply_targets": [{"plugin": "x", "address": "y"}]}
+    assert (await free.get("/v1/sessions/s/reply-targets")).json() == {
+        "reply_targets": [{"plugin": "x", "address": "y"}]
+    }
 
 
 async def test_cleared_reply_targets_stay_cleared_after_a_restart(tmp_path: Path) -> None:

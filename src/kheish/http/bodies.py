@@ -7,20 +7,39 @@ from typing import Any
 
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kheish.core.jsonvalue import decode
+from kheish.core.jsonvalue import JsonValue, decode
 from kheish.http.problems import PayloadTooLarge, UnsupportedMediaType, render
 
+MAX_NESTING = 128
+"""What is accepted must fit into a journal entry, and the encoder stops at 254 levels."""
 DEFAULT_MAX_BYTES = 32 * 1024 * 1024
 _MUTATIONS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 class _Request(Request):
     async def json(self) -> Any:  # the framework's own signature
-        return decode(await self.body())
+        body = await self.body()
+        value = decode(body)
+        if body.count(b"[") + body.count(b"{") > MAX_NESTING and _is_deeper(value, MAX_NESTING):
+            raise HTTPException(400, f"The request body is nested deeper than {MAX_NESTING} levels.")
+        return value
+
+
+def _is_deeper(value: JsonValue, levels: int) -> bool:
+    row = [value]
+    for _ in range(levels):
+        row = [
+            child
+            for item in row
+            if isinstance(item, (dict, list))
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return any(isinstance(item, (dict, list)) for item in row)
 
 
 class JsonRoute(APIRoute):

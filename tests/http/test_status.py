@@ -1,0 +1,75 @@
+"""The status snapshot and the capabilities document."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.http.house import House, opened
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_status_counts_what_the_lists_show(free: House) -> None:
+    await free.session("held")
+    await free.submit("hold", "held")
+    await free.submit("later", "held")
+    await free.session("done")
+    await free.submit("hi", "done")
+    await free.settled("done")
+    status = (await free.get("/v1/status")).json()
+
+    runs = status["runs"]
+    assert (runs["total"], runs["running"], runs["queued"], runs["completed"]) == (3, 1, 1, 1)
+    assert runs["max_session_queue_depth"] == 1
+    assert runs["oldest_queued_run_id"] == "run-2"
+    assert status["sessions"] == {"total": 2, "active": 1}
+    assert status["process_id"] == os.getpid()
+    assert (status["status"], status["ready"], status["health"]["ok"]) == ("ready", True, True)
+    assert status["runtime"] == (await free.get("/v1/runtime")).json()
+    assert status["events"]["tail_event_id_cursor"].isdecimal()
+    assert [worker["name"] for worker in status["workers"]] == ["timers"]
+
+
+async def test_status_shows_who_holds_the_state_root_and_that_it_can_write(house: House, tmp_path: Path) -> None:
+    storage = (await house.get("/v1/status")).json()["storage"]
+
+    lock = tmp_path / "state" / "daemon.lock"
+    assert storage["ok"] is True
+    assert storage["state_root_lock"] == {"path": str(lock), "held": True, "mechanism": "flock"}
+    assert lock.read_text() == f"pid={os.getpid()}\nmechanism=flock\n"
+    assert [(probe["name"], probe["state"]) for probe in storage["probes"]] == [
+        ("state_root", "ok"),
+        ("workspace_root", "ok"),
+    ]
+
+
+async def test_a_workspace_that_went_away_is_an_error_with_an_action(house: House) -> None:
+    house.workspace.rename(house.workspace.with_name("moved"))
+    status = (await house.get("/v1/status")).json()
+
+    assert status["storage"]["ok"] is False
+    assert status["health"]["ok"] is False
+    [warning] = status["health"]["warnings"]
+    assert (warning["severity"], warning["code"]) == ("error", "storage_write_probe_failed")
+    assert warning["action"]
+
+
+async def test_status_never_shows_a_key(tmp_path: Path) -> None:
+    routes = '[routes.paid]\ndriver = "openai"\ndefault_model = "gpt-5.4"\napi_key = "sk-hunter2"\n'
+    async with opened(tmp_path, routes=routes) as house:
+        for path in ("/v1/status", "/v1/runtime", "/v1/runtime/revisions"):
+            assert "hunter2" not in (await house.get(path)).text
+
+
+async def test_capabilities_name_what_clients_ask_for(house: House) -> None:
+    found = (await house.get("/v1/capabilities")).json()
+
+    assert found["api_revision"] == 3
+    promised = (
+        "session_run_idempotency session_events restart_restore live_events approvals cursor_pagination "
+        "paginated_lists problem_details domain_errors sse_replay typed_sse_heartbeat"
+    )
+    assert all(found[name] is True for name in promised.split())
