@@ -18,6 +18,7 @@ class Bench:
     def __init__(self, tool: Tool, context: ToolContext) -> None:
         self.tool = tool
         self.context = context
+        self.limits = ToolRuntimeLimits()
         self._runtime = ToolRuntime(ToolRegistry([tool]))
 
     def call(self, **fields: JsonValue) -> ToolCall:
@@ -25,12 +26,11 @@ class Bench:
 
     async def run(self, **fields: JsonValue) -> ToolOutcome:
         call = self.call(**fields)
-        limits = ToolRuntimeLimits()
-        refused = self._runtime.admit(call, index_in_turn=0, limits=limits)
+        refused = self._runtime.admit(call, index_in_turn=0, limits=self.limits)
         if refused is not None:
             return refused
         prepared = await self._runtime.prepare(call, self.context)
-        return await self._runtime.execute(prepared, self.tool.descriptor, BatchBudget(limits))
+        return await self._runtime.execute(prepared, self.tool.descriptor, BatchBudget(self.limits))
 
     async def output(self, **fields: JsonValue) -> JsonObject:
         """The output of a call that must succeed."""

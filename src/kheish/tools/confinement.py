@@ -66,6 +66,11 @@ class Workspace:
             raise ToolFailure(f"the path names a directory: {_shown(path)}")
         return self._inside(os.path.join(os.path.realpath(folder), name), path)
 
+    def holds(self, parts: Sequence[str]) -> bool:
+        """Say whether a path found below the root, free of links, belongs to the workspace."""
+        path = self.root.joinpath(*parts)
+        return not any(path.is_relative_to(root) for root in self._forbidden)
+
     @contextmanager
     def directory(self, parts: Sequence[str], *, create: bool = False) -> Iterator[int]:
         """Open a directory and give its handle; with ``create`` missing ones are made, durably."""
