@@ -12,15 +12,18 @@ from kheish.sdk.jsonvalue import JsonObject, JsonValue
 from kheish.sdk.requests import Input
 from kheish.sdk.sse import Event
 from kheish.sdk.types import (
+    Explanation,
     InterruptView,
     PendingApprovalView,
     PendingQuestionView,
     ReplyHandle,
     RunEventEntry,
+    RuntimeView,
     RunView,
     SessionEvents,
     SessionView,
     SessionViewSummary,
+    ToolLimits,
 )
 from kheish.sdk.values import GenerationOptions, ReplyTarget, Resolution, Route
 
@@ -278,17 +281,17 @@ class Runtime(Resource):
         """What this daemon can do."""
         return await self._transport.call(requests.get_capabilities())
 
-    async def view(self) -> JsonObject:
+    async def view(self) -> RuntimeView:
         """Routes and settings in force."""
         return await self._transport.call(requests.get_runtime())
 
     async def set_model(
         self, model: str, *, route: str | None = None, expected_revision: int | None = None
-    ) -> JsonObject:
+    ) -> RuntimeView:
         """Change the default model, and with ``route`` (an id) the default route."""
         return await self._transport.call(requests.set_model(model, route, expected_revision))
 
-    async def set_permission_mode(self, mode: str, *, expected_revision: int | None = None) -> JsonObject:
+    async def set_permission_mode(self, mode: str, *, expected_revision: int | None = None) -> RuntimeView:
         """Change how tool calls are permitted."""
         return await self._transport.call(requests.set_permission_mode(mode, expected_revision))
 
@@ -300,17 +303,17 @@ class Runtime(Resource):
         session_id: str | None = None,
         tool_call_id: str | None = None,
         mode: str | None = None,
-    ) -> JsonObject:
+    ) -> Explanation:
         """What would be decided about a tool call, and why. Nothing is executed."""
         return await self._transport.call(
             requests.check_permission(tool_name, tool_input or {}, session_id, tool_call_id, mode)
         )
 
-    async def tool_limits(self) -> JsonObject:
+    async def tool_limits(self) -> ToolLimits:
         """The limits tools run under."""
         return await self._transport.call(requests.get_tool_limits())
 
-    async def set_tool_limits(self, limits: JsonObject, *, expected_revision: int | None = None) -> JsonObject:
+    async def set_tool_limits(self, limits: JsonObject, *, expected_revision: int | None = None) -> RuntimeView:
         """Replace the limits tools run under."""
         return await self._transport.call(requests.set_tool_limits(limits, expected_revision))
 

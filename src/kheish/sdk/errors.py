@@ -20,6 +20,10 @@ class ConnectionFailed(KheishError):
     """The daemon could not be reached, or the connection broke before it had answered."""
 
 
+class RequestTimeout(ConnectionFailed, TimeoutError):
+    """The daemon did not answer in time. Whether it acted on the request is not known."""
+
+
 class UnexpectedResponse(KheishError):
     """The answer is not what this API promises: another program listens there, or another version."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
 from kheish.sdk.connection import Connection
-from kheish.sdk.errors import ConnectionFailed, InvalidArgument, KheishError, UnexpectedResponse
+from kheish.sdk.errors import ConnectionFailed, InvalidArgument, KheishError, RequestTimeout, UnexpectedResponse
 from kheish.sdk.sse import MEDIA_TYPE
 from kheish.sdk.wire import Call, Reply, error_of, media_type
 
@@ -83,7 +83,8 @@ def failures(connection: Connection, limit: float) -> Iterator[None]:
     """Turn the library's errors into ours; its own hold the request and with it the token.
 
     Raises:
-        ConnectionFailed: no connection, a broken one, or no answer in time.
+        ConnectionFailed: no connection, or a broken one.
+        RequestTimeout: no answer in time.
         UnexpectedResponse: the answer is no proper HTTP.
     """
     import httpx2
@@ -104,9 +105,9 @@ def failures(connection: Connection, limit: float) -> Iterator[None]:
     raise failure
 
 
-def too_slow(connection: Connection, limit: float) -> ConnectionFailed:
+def too_slow(connection: Connection, limit: float) -> RequestTimeout:
     """The error for an answer that did not come in time."""
-    return ConnectionFailed(f"no answer from the daemon at {connection.base_url} in {limit:g} s")
+    return RequestTimeout(f"no answer from the daemon at {connection.base_url} in {limit:g} s")
 
 
 def check_open(closed: bool) -> None:

@@ -86,6 +86,20 @@ def repeated(call: Call[T], connection: Connection) -> Flow[T]:
     raise AssertionError("the last attempt returns or raises")
 
 
+def patient(call: Call[T], connection: Connection) -> Flow[T]:
+    """The result of a call that only reads, asked for as long as a wait bears a daemon that does not answer."""
+    started = time.monotonic()
+    delay = FIRST_RETRY_SECONDS
+    while True:
+        try:
+            return (yield from once(call))
+        except (ConnectionFailed, ServerError, RateLimited):
+            if time.monotonic() - started > connection.grace_seconds:
+                raise
+        yield Pause(delay)
+        delay = min(delay * 2, MAX_POLL_SECONDS)
+
+
 def _wait_before_retry(error: KheishError, call: Call[T], delay: float) -> float | None:
     # Clients that failed together should not come back together.
     jittered = delay * random.uniform(0.5, 1.0)  # noqa: S311  # no secret

@@ -254,23 +254,23 @@ def get_capabilities() -> Call[JsonObject]:
     return getting("/v1/capabilities", as_object)
 
 
-def get_runtime() -> Call[JsonObject]:
-    return getting("/v1/runtime", as_object)
+def get_runtime() -> Call[t.RuntimeView]:
+    return getting("/v1/runtime", t.RuntimeView.from_json)
 
 
-def set_model(model: str, route_id: str | None, expected_revision: int | None) -> Call[JsonObject]:
+def set_model(model: str, route_id: str | None, expected_revision: int | None) -> Call[t.RuntimeView]:
     body = present({"model": model, "provider": route_id, "expected_revision": expected_revision})
-    return Call(method="POST", path="/v1/runtime/model", read=as_object, body=body)
+    return Call(method="POST", path="/v1/runtime/model", read=t.RuntimeView.from_json, body=body)
 
 
-def set_permission_mode(mode: str, expected_revision: int | None) -> Call[JsonObject]:
+def set_permission_mode(mode: str, expected_revision: int | None) -> Call[t.RuntimeView]:
     body = present({"mode": mode, "expected_revision": expected_revision})
-    return Call(method="POST", path="/v1/runtime/permission-mode", read=as_object, body=body)
+    return Call(method="POST", path="/v1/runtime/permission-mode", read=t.RuntimeView.from_json, body=body)
 
 
 def check_permission(
     tool_name: str, tool_input: JsonValue, session_id: str | None, tool_call_id: str | None, mode: str | None
-) -> Call[JsonObject]:
+) -> Call[t.Explanation]:
     fields: JsonObject = {
         "tool_name": tool_name,
         "input": tool_input,
@@ -279,13 +279,13 @@ def check_permission(
         "mode_override": mode,
     }
     path = "/v1/runtime/permissions/check"
-    return Call(method="POST", path=path, read=as_object, body=present(fields), repeatable=True)
+    return Call(method="POST", path=path, read=t.Explanation.from_json, body=present(fields), repeatable=True)
 
 
-def get_tool_limits() -> Call[JsonObject]:
-    return getting("/v1/runtime/tool-limits", as_object)
+def get_tool_limits() -> Call[t.ToolLimits]:
+    return getting("/v1/runtime/tool-limits", t.ToolLimits.from_json)
 
 
-def set_tool_limits(limits: JsonObject, expected_revision: int | None) -> Call[JsonObject]:
+def set_tool_limits(limits: JsonObject, expected_revision: int | None) -> Call[t.RuntimeView]:
     body = present({"limits": limits, "expected_revision": expected_revision})
-    return Call(method="POST", path="/v1/runtime/tool-limits", read=as_object, body=body)
+    return Call(method="POST", path="/v1/runtime/tool-limits", read=t.RuntimeView.from_json, body=body)

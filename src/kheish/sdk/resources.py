@@ -12,15 +12,18 @@ from kheish.sdk.requests import Input
 from kheish.sdk.sse import Event
 from kheish.sdk.transport import Transport
 from kheish.sdk.types import (
+    Explanation,
     InterruptView,
     PendingApprovalView,
     PendingQuestionView,
     ReplyHandle,
     RunEventEntry,
+    RuntimeView,
     RunView,
     SessionEvents,
     SessionView,
     SessionViewSummary,
+    ToolLimits,
 )
 from kheish.sdk.values import GenerationOptions, ReplyTarget, Resolution, Route
 
@@ -272,15 +275,15 @@ class Runtime(Resource):
         """What this daemon can do."""
         return self._transport.call(requests.get_capabilities())
 
-    def view(self) -> JsonObject:
+    def view(self) -> RuntimeView:
         """Routes and settings in force."""
         return self._transport.call(requests.get_runtime())
 
-    def set_model(self, model: str, *, route: str | None = None, expected_revision: int | None = None) -> JsonObject:
+    def set_model(self, model: str, *, route: str | None = None, expected_revision: int | None = None) -> RuntimeView:
         """Change the default model, and with ``route`` (an id) the default route."""
         return self._transport.call(requests.set_model(model, route, expected_revision))
 
-    def set_permission_mode(self, mode: str, *, expected_revision: int | None = None) -> JsonObject:
+    def set_permission_mode(self, mode: str, *, expected_revision: int | None = None) -> RuntimeView:
         """Change how tool calls are permitted."""
         return self._transport.call(requests.set_permission_mode(mode, expected_revision))
 
@@ -292,17 +295,17 @@ class Runtime(Resource):
         session_id: str | None = None,
         tool_call_id: str | None = None,
         mode: str | None = None,
-    ) -> JsonObject:
+    ) -> Explanation:
         """What would be decided about a tool call, and why. Nothing is executed."""
         return self._transport.call(
             requests.check_permission(tool_name, tool_input or {}, session_id, tool_call_id, mode)
         )
 
-    def tool_limits(self) -> JsonObject:
+    def tool_limits(self) -> ToolLimits:
         """The limits tools run under."""
         return self._transport.call(requests.get_tool_limits())
 
-    def set_tool_limits(self, limits: JsonObject, *, expected_revision: int | None = None) -> JsonObject:
+    def set_tool_limits(self, limits: JsonObject, *, expected_revision: int | None = None) -> RuntimeView:
         """Replace the limits tools run under."""
         return self._transport.call(requests.set_tool_limits(limits, expected_revision))
 

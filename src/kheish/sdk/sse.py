@@ -64,6 +64,8 @@ class Decoder:
     def _line(self, line: bytes) -> Event | None:
         if not line:
             return self._finished()
+        if line.startswith(b":"):
+            return None
         self._frame_bytes += len(line)
         self._bound(0)
         name, _, value = line.partition(b":")

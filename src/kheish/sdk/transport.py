@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from kheish.sdk import exchange, requests, streams
 from kheish.sdk.connection import Connection
 from kheish.sdk.errors import ConnectionFailed, KheishError, RateLimited, ServerError
-from kheish.sdk.flows import Flow, Pause, Step, repeated
+from kheish.sdk.flows import Flow, Pause, Step, patient, repeated
 from kheish.sdk.results import is_over
 from kheish.sdk.sse import Event
 from kheish.sdk.wire import Call, Reply
@@ -91,7 +91,7 @@ class Transport:
             for event in events:
                 if event.type in ("heartbeat", "stream_gap"):
                     # Silence or a loss: what the stream did not tell, the run itself does.
-                    run = self.call(requests.get_run(run_id))
+                    run = self.drive(patient(requests.get_run(run_id), self.connection))
                     if event.type == "stream_gap":
                         yield event
                         yield streams.after_gap(run)

@@ -14,9 +14,12 @@ from kheish.sdk.jsonvalue import JsonObject, JsonValue
 __all__ = [
     "AgentRecord",
     "ApprovalRequest",
+    "ConfigView",
     "Conversation",
+    "Explanation",
     "InterruptView",
     "ManagedAgentSnapshot",
+    "MatrixView",
     "OutputRecord",
     "Pagination",
     "PendingApprovalView",
@@ -25,13 +28,16 @@ __all__ = [
     "QuestionOption",
     "ReplyHandle",
     "ReplyTargetsView",
+    "RevisionView",
     "RoutePolicy",
     "RunEventEntry",
     "RunRequestSummary",
     "RunView",
+    "RuntimeView",
     "SessionEvents",
     "SessionView",
     "SessionViewSummary",
+    "ToolLimits",
     "UserQuestionRequest",
 ]
 
@@ -62,9 +68,38 @@ class ApprovalRequest(Wire):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ConfigView(Wire):
+    revision: int
+    updated_at_ms: int | None = None
+    persisted: bool
+    history_len: int
+    history_limit: int
+    store_path: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Conversation(Wire):
     session_id: str
     thread_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Explanation(Wire):
+    tool_call_id: str
+    tool_name: str
+    effective_mode: str
+    decision: str
+    base_decision: str
+    mode_applied: bool
+    mode_effect: str | None = None
+    approval_required: bool
+    hooks_evaluated: bool
+    hook_policy: str
+    scope: str
+    reason: str | None = None
+    matched_rule: str | None = None
+    matched_rule_origin: str | None = None
+    audit_preview: JsonObject
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +117,12 @@ class ManagedAgentSnapshot(Wire):
     journal_len: int
     checkpoint_len: int
     last_error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatrixView(Wire):
+    modes: tuple[str, ...]
+    tools: tuple[JsonObject, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,6 +197,15 @@ class ReplyTargetsView(Wire):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RevisionView(Wire):
+    revision: int
+    at_ms: int
+    setting: str
+    source: str
+    settings: JsonObject
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RoutePolicy(Wire):
     """What this session's runs use unless a run says otherwise."""
 
@@ -211,6 +261,19 @@ class RunView(Wire):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RuntimeView(Wire):
+    default_route: JsonObject = field(default_factory=dict)
+    route_id: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    routes: tuple[JsonObject, ...]
+    permission_mode: str
+    tools: tuple[str, ...]
+    tool_limits: JsonObject
+    config: ConfigView
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SessionEvents(Wire):
     session: JsonObject
     daemon_outputs: tuple[OutputRecord, ...]
@@ -245,6 +308,19 @@ class SessionViewSummary(Wire):
     """One of idle, running, waiting_for_approval, waiting_for_user_input, failed, completed."""
     pending_approvals: int
     pending_questions: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolLimits(Wire):
+    max_input_bytes: int
+    max_output_bytes: int
+    max_result_envelope_bytes: int
+    max_timeout_ms: int
+    max_parallel_tools: int
+    max_calls_per_turn: int
+    max_cumulative_output_bytes: int
+    max_cumulative_result_envelope_bytes: int
+    max_sandbox: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

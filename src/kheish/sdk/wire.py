@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -177,8 +176,10 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     given = headers.get("retry-after", "").strip()
     if given.isascii() and given.isdecimal():
         return float(given)
+    from email.utils import parsedate_to_datetime  # slow to import, and our daemon sends seconds
+
     try:
-        at = email.utils.parsedate_to_datetime(given)
+        at = parsedate_to_datetime(given)
     except ValueError:
         return None
     return max(0.0, at.timestamp() - time.time())
