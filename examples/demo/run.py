@@ -27,6 +27,7 @@ BUILD_TASK = (
     "If the daemon restarts meanwhile, read build.log and report what it says instead of running it again."
 )
 RUN_DEADLINE_S = 300.0
+PREVIEW_CHARS = 80
 
 
 def main() -> int:
@@ -42,7 +43,7 @@ def main() -> int:
         _say(f"A daemon is running at {daemon.url}", f"state in {state_root}, workspace in {workspace}")
         _report_run(daemon, workspace)
         _killed_run(daemon, workspace)
-    _farewell(root, workspace, daemon.url)
+    _farewell(root, workspace)
     return 0
 
 
@@ -120,7 +121,7 @@ def _trace_line(event: Event) -> str | None:
         case "model_finished":
             return f"model, turn {trace['turn']}: {trace.get('finish_reason', 'failed')}"
         case "tool_started":
-            return f"{trace['tool_name']} {trace.get('input_preview', '')}"
+            return f"{trace['tool_name']} {str(trace.get('input_preview', ''))[:PREVIEW_CHARS]}"
         case "tool_finished" if trace.get("is_error"):
             return f"{trace['tool_name']}: error"
         case "recovery":
@@ -144,14 +145,12 @@ def _say(*lines: str) -> None:
         print(f"   {line}")
 
 
-def _farewell(root: Path, workspace: Path, url: str) -> None:
+def _farewell(root: Path, workspace: Path) -> None:
     serve = f"./dev serve --state-root {root / 'state'} --workspace-root {workspace}"
-    routes = f"--routes-file {HERE / 'routes.toml'}"
     _say("Where to look next", f"the report: {workspace / 'REPORT.md'}", "three commands to try:")
-    print(f"   1. {serve} {routes} --bind {url.removeprefix('http://')}")
-    print("   2. .venv/bin/kheish-daemon runs list          (in another terminal)")
-    print("   3. .venv/bin/kheish-daemon sessions chat demo")
-    print(f"   The last two find the daemon with KHEISH_DAEMON_URL={url}")
+    print(f"   1. {serve} --routes-file {HERE / 'routes.toml'}")
+    print("   2. .venv/bin/kheish-daemon runs list           in another terminal")
+    print("   3. .venv/bin/kheish-daemon sessions chat demo  say: write REPORT.md")
 
 
 def _options() -> argparse.Namespace:
