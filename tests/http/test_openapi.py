@@ -62,11 +62,7 @@ def test_every_answer_is_documented(case: Any, url: str) -> None:
 
 
 def test_the_operations_left_out_exist_and_the_others_are_tested() -> None:
-    operations = {
-        operation["operationId"]
-        for path in document()["paths"].values()
-        for operation in path.values()
-    }
+    operations = {operation["operationId"] for path in document()["paths"].values() for operation in path.values()}
 
     assert set(LEFT_OUT) < operations
     assert len(operations) == sum(len(path) for path in document()["paths"].values())

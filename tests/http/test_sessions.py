@@ -177,15 +177,18 @@ async def test_the_session_tells_what_happened_in_it(free: House) -> None:
     assert offsets == sorted(set(offsets))
     assert [output["source_kind"] for output in events["daemon_outputs"]] == ["emit_output", "assistant_text"]
     assert events["run_events"] == (await free.get("/v1/runs/run-1/events")).json()
-    assert [audit["decision"] for audit in events["session"]["audits"]] == ["allow"]
+    [audit] = events["session"]["audits"]
+    assert (audit["tool_name"], audit["decision"], audit["matched_rule_pattern"]) == ("emit_output", "allow", "*")
+    assert (await free.get("/v1/sessions/s/permission-audits")).json() == [audit]
 
 
-UNKNOWN_SESSION = [
+UNKNOWN_SESSION: list[tuple[str, str, object]] = [
     ("GET", "", None),
     ("GET", "/events", None),
     ("GET", "/stream", None),
     ("GET", "/reply-targets", None),
     ("GET", "/questions", None),
+    ("GET", "/permission-audits", None),
     ("GET", "/approvals", None),
     ("POST", "/input", {"content": "x"}),
     ("POST", "/runs", {"content": "x"}),

@@ -148,15 +148,7 @@ def _assemble(parts: _Parts) -> Daemon:
     settings, database, feed, clock = parts.settings, parts.database, parts.feed, parts.clock
     tools = ToolRuntime(ToolRegistry(builtin_tools(ShellEnvironment().variables(settings.environ))))
     permissions = RulePermissions(mode=permission_mode(settings.permission_mode))
-    runtime = Runtime(
-        database=database,
-        feed=feed,
-        clock=clock,
-        inventory=parts.inventory,
-        permissions=permissions,
-        tool_names=tools.names,
-        store_path=str(settings.state_root / "kheish.db"),
-    )
+    runtime = _runtime(parts, permissions, tools)
     database.run_offline(runtime.restore)
     journal = DatabaseJournal(database, (RunsProjection(feed), SessionsProjection(feed)))
     engine = _engine(parts, journal, tools, permissions, runtime)
@@ -178,26 +170,18 @@ def _assemble(parts: _Parts) -> Daemon:
         clock=clock,
     )
     streams = Streams()
-    services = (
-        sessions,
-        ledger,
-        runtime,
-        board,
-        feed,
-        streams,
-        Ingress(
-            engine=engine,
-            sessions=sessions,
-            ledger=ledger,
-            keys=keys,
-            routes=runtime.routes,
-            max_turns=settings.max_turns,
-        ),
-        RunControl(engine=engine, ledger=ledger),
-        Approvals(engine=engine, sessions=sessions, ledger=ledger, keys=keys),
-        Questions(engine=engine, sessions=sessions, ledger=ledger, keys=keys),
-        PermissionChecks(permissions=permissions, sessions=sessions, tool_names=tools.names),
+    ingress = Ingress(
+        engine=engine,
+        sessions=sessions,
+        ledger=ledger,
+        keys=keys,
+        routes=runtime.routes,
+        max_turns=settings.max_turns,
     )
+    checks = PermissionChecks(permissions=permissions, sessions=sessions, tool_names=tools.names)
+    waits = _human_services(engine, sessions, ledger, keys)
+    control = RunControl(engine=engine, ledger=ledger)
+    services = (sessions, ledger, runtime, board, feed, streams, ingress, control, checks, *waits)
     return Daemon(
         settings=settings,
         app=with_edge(build_app(), services, max_body_bytes=settings.http_max_body_bytes),
@@ -206,6 +190,27 @@ def _assemble(parts: _Parts) -> Daemon:
         streams=streams,
         supervisor=parts.supervisor,
         unfinished=tuple(database.run_offline(runs_store.live_sessions)),
+    )
+
+
+def _runtime(parts: _Parts, permissions: RulePermissions, tools: ToolRuntime) -> Runtime:
+    return Runtime(
+        database=parts.database,
+        feed=parts.feed,
+        clock=parts.clock,
+        inventory=parts.inventory,
+        permissions=permissions,
+        tool_names=tools.names,
+        store_path=str(parts.settings.state_root / "kheish.db"),
+    )
+
+
+def _human_services(
+    engine: Engine, sessions: Sessions, ledger: RunLedger, keys: IdempotencyKeys
+) -> tuple[Approvals, Questions]:
+    return (
+        Approvals(engine=engine, sessions=sessions, ledger=ledger, keys=keys),
+        Questions(engine=engine, sessions=sessions, ledger=ledger, keys=keys),
     )
 
 

@@ -142,6 +142,11 @@ class Engine:
             task.cancel()
         if late:
             await asyncio.wait(late)
+        for watchers in self._watchers.values():
+            for _, future in watchers:
+                if not future.done():
+                    future.set_exception(Draining())
+        self._watchers.clear()
 
     # What workers tell
 
@@ -177,9 +182,11 @@ class Engine:
     async def _until(self, session_id: str, holds: Callable[[SessionState], bool]) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._watchers.setdefault(session_id, []).append((holds, future))
-        if holds(await self.state(session_id)):
-            return
-        await future
+        try:
+            if not holds(await self.state(session_id)):
+                await future
+        finally:
+            future.cancel()
 
     async def _recover(self, session_id: str) -> None:
         try:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from kheish.policy.modes import PermissionMode
-from kheish.policy.rules import RulePermissions
-
 from kheish.core.jsonvalue import JsonObject, without_empty
+from kheish.policy.modes import PermissionMode
 from kheish.policy.protocol import Behavior, Verdict
+from kheish.policy.rules import RulePermissions
 from kheish.runtime.models import CheckPermission
 from kheish.runtime.service import permission_mode
 from kheish.sessions.service import Sessions

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
-from kheish.policy.modes import PermissionMode
-from kheish.policy.rules import RulePermissions
 
 from kheish.core.clock import Clock
 from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.core.problems import BadRequest, Problem
+from kheish.policy.modes import PermissionMode
+from kheish.policy.rules import RulePermissions
 from kheish.providers.routes import RouteInventory
 from kheish.runtime import store
 from kheish.runtime.store import Revision

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
+from pydantic import JsonValue
 from starlette.responses import Response
 
 from kheish.http.bodies import JsonRoute
@@ -62,6 +63,17 @@ async def get(sessions: Service, session_id: str) -> Response:
 async def events(sessions: Service, session_id: str) -> Response:
     """The session's journal, outputs and run events."""
     return json_response(await sessions.events(session_id))
+
+
+@router.get(
+    "/{session_id:id}/permission-audits",
+    response_model=list[dict[str, JsonValue]],
+    responses=READING,
+    operation_id="get_permission_audits",
+)
+async def permission_audits(sessions: Service, session_id: str) -> Response:
+    """What was decided about each tool call, and by which rule and mode."""
+    return json_response(await sessions.audits(session_id))
 
 
 @router.get(

@@ -23,7 +23,7 @@ from kheish.sessions import store
 from kheish.sessions.generation import wire
 from kheish.sessions.models import CreateSession, ReplyTarget, RoutePolicy
 from kheish.sessions.replies import handles
-from kheish.sessions.views import materialised, policies, snapshot, summary
+from kheish.sessions.views import audits, materialised, policies, snapshot, summary
 from kheish.store.database import Database, Transaction
 from kheish.store.feed import Feed
 
@@ -220,6 +220,16 @@ class Sessions:
         if run_events := await self._runs.session_events(session_id, journal):
             found["run_events"] = run_events
         return found
+
+    async def audits(self, session_id: str) -> Sequence[JsonObject]:
+        """Every permission decision of the session, in order.
+
+        Raises:
+            SessionNotFound: no session has the id.
+            JournalDamaged: an entry of its journal cannot be read.
+        """
+        await self.record(session_id)
+        return list(audits(await self._journal.load(session_id)))
 
     async def snapshot(self, session_id: str) -> object:
         """ManagedAgentSnapshot."""

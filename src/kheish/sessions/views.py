@@ -75,7 +75,7 @@ def materialised(row: sqlite3.Row, journal: Sequence[Recorded]) -> dict[str, obj
         "session_id": row["session_id"],
         "journal": list(journal_events(journal)),
         "checkpoints": [],
-        "audits": list(_audits(journal)),
+        "audits": list(audits(journal)),
         "outputs": [],
         "metadata": metadata,
     }
@@ -150,7 +150,8 @@ def _result(entry: e.ToolFinished) -> JsonObject:
     return {**result, **without_empty({"context_updates": list(entry.context_updates)})}
 
 
-def _audits(journal: Iterable[Recorded]) -> Iterator[JsonObject]:
+def audits(journal: Iterable[Recorded]) -> Iterator[JsonObject]:
+    """The permission decisions of a journal."""
     for recorded in journal:
         if isinstance(recorded.entry, e.CallsDecided):
             for made in recorded.entry.decisions:

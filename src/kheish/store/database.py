@@ -38,6 +38,7 @@ class WriteStatistics:
     commits: int
     units: int
     failed_units: int
+    """Units the store could not write; a unit that its own rule refused is not one of them."""
 
 
 class Database(Protocol):
@@ -185,7 +186,7 @@ class SqliteDatabase:
             self._fail(group, error)
         self._commits += 1
         self._units += len(group)
-        self._failed += sum(unit.error is not None for unit in group)
+        self._failed += sum(isinstance(unit.error, StoreUnavailable) for unit in group)
         by_loop: dict[asyncio.AbstractEventLoop, list[_Unit[Any]]] = {}
         for unit in group:
             by_loop.setdefault(unit.loop, []).append(unit)
