@@ -1,0 +1,89 @@
+"""What `serve` accepts and refuses before it touches anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kheish.daemon.settings import SettingsRefused, from_options
+
+
+def test_without_options_the_daemon_serves_this_machine_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = from_options({}, {})
+
+    assert (settings.bind_host, settings.bind_port) == ("127.0.0.1", 4000)
+    assert settings.state_root == tmp_path / ".kheish-daemon"
+    assert settings.workspace_root == tmp_path.resolve()
+    assert (settings.max_turns, settings.drain_timeout_ms, settings.http_max_body_bytes) == (500, 8000, 33_554_432)
+
+
+@pytest.mark.parametrize(
+    ("bind", "host", "port"),
+    [
+        ("127.0.0.1:0", "127.0.0.1", 0),
+        ("127.1.2.3:80", "127.1.2.3", 80),
+        ("[::1]:9", "::1", 9),
+        ("localhost:7", "127.0.0.1", 7),
+    ],
+)
+def test_loopback_addresses_can_be_bound(tmp_path: Path, bind: str, host: str, port: int) -> None:
+    settings = from_options({"bind": bind, "workspace_root": str(tmp_path)}, {})
+
+    assert (settings.bind_host, settings.bind_port) == (host, port)
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "named"),
+    [
+        ({"bind": "0.0.0.0:4000"}, {}, "loopback"),
+        ({"bind": "192.168.1.2:4000"}, {}, "loopback"),
+        ({"bind": "[::]:4000"}, {}, "loopback"),
+        ({"bind": "example.com:80"}, {}, "not an IP address"),
+        ({"bind": "127.0.0.1"}, {}, "--bind"),
+        ({"bind": "127.0.0.1:99999"}, {}, "--bind"),
+        ({"http_auth_mode": "bearer"}, {}, "--http-auth-mode"),
+        ({}, {"KHEISH_HTTP_AUTH_MODE": "bearer"}, "--http-auth-mode"),
+        ({"http_admin_token": "hunter2"}, {}, "--http-admin-token"),
+        ({}, {"KHEISH_DAEMON_ADMIN_TOKEN": "hunter2"}, "KHEISH_DAEMON_ADMIN_TOKEN"),
+        ({}, {"KHEISH_DAEMON_READONLY_TOKEN_FILE": "/x"}, "KHEISH_DAEMON_READONLY_TOKEN_FILE"),
+        ({"workspace_root": "/nowhere/at/all"}, {}, "--workspace-root"),
+        ({"http_max_body_bytes": 0}, {}, "--http-max-body-bytes"),
+        ({"log_level": "loud"}, {}, "--log-level"),
+        ({"log_format": "xml"}, {}, "--log-format"),
+        ({}, {"KHEISH_AGENT_MAX_TURNS": "many"}, "KHEISH_AGENT_MAX_TURNS"),
+        ({}, {"KHEISH_AGENT_MAX_TURNS": "-1"}, "KHEISH_AGENT_MAX_TURNS"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name_and_without_their_secret(
+    options: dict[str, object], env: dict[str, str], named: str
+) -> None:
+    with pytest.raises(SettingsRefused) as caught:
+        from_options(options, env)
+
+    assert named in caught.value.detail
+    assert "hunter2" not in caught.value.detail
+
+
+def test_the_environment_sets_ceiling_and_thresholds() -> None:
+    env = {
+        "KHEISH_AGENT_MAX_TURNS": "0",
+        "KHEISH_QUEUED_RUN_LAG_WARNING_THRESHOLD_MS": "5",
+        "KHEISH_STALE_NON_TERMINAL_RUN_THRESHOLD_MS": "6",
+    }
+    settings = from_options({}, env)
+
+    assert (settings.max_turns, settings.queued_run_lag_ms, settings.stale_run_ms) == (0, 5, 6)
+
+
+def test_the_event_history_is_clamped() -> None:
+    assert from_options({"event_history_capacity": 10**9}, {}).event_history_capacity == 262_144
+
+
+def test_settings_show_no_key() -> None:
+    settings = from_options({"provider": "openai", "api_key": "hunter2"}, {"OTHER_KEY": "hunter2"})
+
+    assert "hunter2" not in repr(settings)
