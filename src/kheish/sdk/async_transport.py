@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from kheish.sdk import exchange, requests, streams
 from kheish.sdk.connection import Connection
-from kheish.sdk.errors import ConnectionFailed, KheishError, RateLimited, ServerError
+from kheish.sdk.errors import ConnectionFailed, InvalidArgument, KheishError, RateLimited, ServerError
 from kheish.sdk.flows import Flow, Pause, Step, patient, repeated
 from kheish.sdk.results import is_over
 from kheish.sdk.sse import Event
@@ -27,12 +26,13 @@ class AsyncTransport:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self._client: httpx2.AsyncClient | None = None
         self._closed = False
 
     async def close(self) -> None:
         """Close every connection; the client cannot be used after it."""
         self._closed = True
-        if "_client" in self.__dict__:
+        if self._client is not None:
             await self._client.aclose()
 
     async def drive(self, flow: Flow[T]) -> T:
@@ -130,11 +130,12 @@ class AsyncTransport:
 
     async def _exchange(self, call: Call[T]) -> Reply:
         limit = call.timeout_seconds or self.connection.timeout_seconds
-        request = exchange.request(self._client, self.connection, call, limit)
+        client = self._http()
+        request = exchange.request(client, self.connection, call, limit)
         try:
             with exchange.failures(self.connection, limit):
                 async with asyncio.timeout(limit):
-                    response = await self._client.send(request)
+                    response = await client.send(request)
         except TimeoutError:
             raise exchange.too_slow(self.connection, limit) from None
         return Reply(status=response.status_code, headers=exchange.headers(response), body=response.content)
@@ -142,9 +143,10 @@ class AsyncTransport:
     @asynccontextmanager
     async def _opened(self, call: Call[None]) -> AsyncIterator[AsyncIterator[bytes]]:
         limit = self.connection.timeout_seconds
-        request = exchange.request(self._client, self.connection, call, limit, idle=streams.IDLE_SECONDS)
+        client = self._http()
+        request = exchange.request(client, self.connection, call, limit, idle=streams.IDLE_SECONDS)
         with exchange.failures(self.connection, streams.IDLE_SECONDS):
-            response = await self._client.send(request, stream=True)
+            response = await client.send(request, stream=True)
             async with aclosing(response):
                 head = exchange.headers(response)
                 if not exchange.is_stream(response):
@@ -152,9 +154,16 @@ class AsyncTransport:
                     raise self.connection.without_token(exchange.not_a_stream(refusal))
                 yield response.aiter_bytes()
 
-    @cached_property
-    def _client(self) -> httpx2.AsyncClient:
-        exchange.check_open(self._closed)
-        import httpx2  # `import kheish` must stay cheap
+    def _http(self) -> httpx2.AsyncClient:
+        """The HTTP client, made with the first request.
 
-        return httpx2.AsyncClient(**exchange.client_settings(self.connection))
+        Raises:
+            InvalidArgument: this client is closed.
+        """
+        if self._closed:
+            raise InvalidArgument("this client is closed")
+        if self._client is None:
+            import httpx2  # `import kheish` must stay cheap
+
+            self._client = httpx2.AsyncClient(**exchange.client_settings(self.connection))
+        return self._client

@@ -110,16 +110,6 @@ def too_slow(connection: Connection, limit: float) -> RequestTimeout:
     return RequestTimeout(f"no answer from the daemon at {connection.base_url} in {limit:g} s")
 
 
-def check_open(closed: bool) -> None:
-    """Refuse to work after the end.
-
-    Raises:
-        InvalidArgument: the client is closed.
-    """
-    if closed:
-        raise InvalidArgument("this client is closed")
-
-
 def _is_loopback(base_url: str) -> bool:
     host = urlsplit(base_url).hostname or ""
     if host == "localhost" or host.endswith(".localhost"):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from kheish.sdk import exchange, requests, streams
 from kheish.sdk.connection import Connection
-from kheish.sdk.errors import ConnectionFailed, KheishError, RateLimited, ServerError
+from kheish.sdk.errors import ConnectionFailed, InvalidArgument, KheishError, RateLimited, ServerError
 from kheish.sdk.flows import Flow, Pause, Step, patient, repeated
 from kheish.sdk.results import is_over
 from kheish.sdk.sse import Event
@@ -27,12 +26,13 @@ class Transport:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self._client: httpx2.Client | None = None
         self._closed = False
 
     def close(self) -> None:
         """Close every connection; the client cannot be used after it."""
         self._closed = True
-        if "_client" in self.__dict__:
+        if self._client is not None:
             self._client.close()
 
     def drive(self, flow: Flow[T]) -> T:
@@ -126,9 +126,10 @@ class Transport:
     def _exchange(self, call: Call[T]) -> Reply:
         limit = call.timeout_seconds or self.connection.timeout_seconds
         deadline = time.monotonic() + limit
-        request = exchange.request(self._client, self.connection, call, limit)
+        client = self._http()
+        request = exchange.request(client, self.connection, call, limit)
         with exchange.failures(self.connection, limit):
-            response = self._client.send(request, stream=True)
+            response = client.send(request, stream=True)
             with closing(response):
                 body = bytearray()
                 for chunk in response.iter_bytes():
@@ -140,9 +141,10 @@ class Transport:
     @contextmanager
     def _opened(self, call: Call[None]) -> Iterator[Iterator[bytes]]:
         limit = self.connection.timeout_seconds
-        request = exchange.request(self._client, self.connection, call, limit, idle=streams.IDLE_SECONDS)
+        client = self._http()
+        request = exchange.request(client, self.connection, call, limit, idle=streams.IDLE_SECONDS)
         with exchange.failures(self.connection, streams.IDLE_SECONDS):
-            response = self._client.send(request, stream=True)
+            response = client.send(request, stream=True)
             with closing(response):
                 head = exchange.headers(response)
                 if not exchange.is_stream(response):
@@ -150,9 +152,16 @@ class Transport:
                     raise self.connection.without_token(exchange.not_a_stream(refusal))
                 yield response.iter_bytes()
 
-    @cached_property
-    def _client(self) -> httpx2.Client:
-        exchange.check_open(self._closed)
-        import httpx2  # `import kheish` must stay cheap
+    def _http(self) -> httpx2.Client:
+        """The HTTP client, made with the first request.
 
-        return httpx2.Client(**exchange.client_settings(self.connection))
+        Raises:
+            InvalidArgument: this client is closed.
+        """
+        if self._closed:
+            raise InvalidArgument("this client is closed")
+        if self._client is None:
+            import httpx2  # `import kheish` must stay cheap
+
+            self._client = httpx2.Client(**exchange.client_settings(self.connection))
+        return self._client
