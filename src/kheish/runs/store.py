@@ -50,7 +50,7 @@ SELECT *, CASE WHEN status = 'queued' THEN (
            SELECT COUNT(*) FROM runs AS ahead
             WHERE ahead.session_id = runs.session_id AND ahead.status = 'queued' AND ahead.number <= runs.number
        ) END AS queued_position
-  FROM runs
+  FROM sound_runs AS runs
 """
 _GET = _VIEW + " WHERE run_id = :run_id"
 _NEWEST = _VIEW + " ORDER BY submitted_at_ms DESC, number DESC LIMIT :limit"

@@ -61,6 +61,14 @@ CREATE TABLE runs (
     usage TEXT,
     error TEXT
 );
+-- A damaged row is left out instead of breaking every answer that holds it.
+CREATE VIEW sound_runs AS
+SELECT * FROM runs
+ WHERE json_valid(request)
+   AND (input_metadata IS NULL OR json_valid(input_metadata))
+   AND (pending_approvals IS NULL OR json_valid(pending_approvals))
+   AND (pending_questions IS NULL OR json_valid(pending_questions))
+   AND (usage IS NULL OR json_valid(usage));
 CREATE INDEX runs_by_session ON runs (session_id, number);
 CREATE INDEX runs_by_time ON runs (submitted_at_ms, run_id);
 CREATE INDEX runs_by_status ON runs (status);
