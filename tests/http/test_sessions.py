@@ -182,6 +182,21 @@ async def test_the_session_tells_what_happened_in_it(free: House) -> None:
     assert (await free.get("/v1/sessions/s/permission-audits")).json() == [audit]
 
 
+async def test_sessions_are_listed_by_id_bare_or_in_pages(house: House) -> None:
+    for name in ("c", "a", "b"):
+        await house.session(name)
+    bare = [session["session_id"] for session in (await house.get("/v1/sessions", limit=2)).json()]
+    page = (await house.get("/v1/sessions", page="true", limit=2)).json()
+    rest = (await house.get("/v1/sessions", cursor=page["pagination"]["next_cursor"])).json()
+
+    assert bare == ["a", "b"]
+    assert [session["session_id"] for session in page["items"] + rest["items"]] == ["a", "b", "c"]
+    assert page["pagination"]["order"] == "session_id_asc"
+    assert (page["pagination"]["total_count"], rest["pagination"]["has_more"]) == (3, False)
+    assert (await house.get("/v1/sessions", persona_id="p")).json() == []
+    assert (await house.get("/v1/sessions", limit="0")).json()["code"] == "invalid_limit"
+
+
 UNKNOWN_SESSION: list[tuple[str, str, object]] = [
     ("GET", "", None),
     ("GET", "/events", None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -103,10 +104,8 @@ async def open_daemon(
         lock = _take_state_root(settings)
         stack.callback(lock.release)
         inventory = _routes(settings)
-        database = open_database(settings.state_root / "kheish.db")
-        stack.callback(database.close)
+        database = _database(settings, open_database, stack)
         feed = Feed(database, capacity=settings.event_history_capacity)
-        database.run_offline(migrate)
         database.run_offline(feed.load)
         database.subscribe(feed.publish)
         supervisor = Supervisor()
@@ -245,8 +244,24 @@ def _engine(
     )
 
 
+def _database(settings: Settings, open_database: OpenDatabase, stack: AsyncExitStack) -> SqliteDatabase:
+    path = settings.state_root / "kheish.db"
+    try:
+        database = open_database(path)
+        stack.callback(database.close)
+        database.run_offline(migrate)
+    except sqlite3.Error as error:
+        raise StateRootUnusable(f"The database {path} cannot be opened: {error}.") from error
+    return database
+
+
 def _take_state_root(settings: Settings) -> StateLock:
     root = settings.state_root
+    if settings.workspace_root.is_relative_to(root.resolve()):
+        raise StateRootUnusable(
+            f"The workspace {settings.workspace_root} lies inside the state root {root}: tools could touch nothing in "
+            "it. Use separate directories."
+        )
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

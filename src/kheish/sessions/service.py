@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -216,7 +217,9 @@ class Sessions:
         if row is None:
             raise SessionNotFound(session_id)
         journal = await self._journal.load(session_id)
-        found: dict[str, object] = {"session": materialised(row, journal), "daemon_outputs": outputs}
+        # Off the loop: a long journal takes a while to write out.
+        session = await asyncio.to_thread(materialised, row, journal)
+        found: dict[str, object] = {"session": session, "daemon_outputs": outputs}
         if run_events := await self._runs.session_events(session_id, journal):
             found["run_events"] = run_events
         return found
