@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -324,6 +326,34 @@ def test_the_whole_surface_speaks_the_daemons_wire(daemon: Daemon, connect: Conn
     changed = {**limits.raw, "max_parallel_tools": 2}
     assert client.runtime.set_tool_limits(changed).tool_limits["max_parallel_tools"] == 2
     assert client.raw.request("GET", "/v1/runs", params={"limit": 1}) is not None
+
+
+def the_documents_model(request: Request) -> Response:
+    """Plays the part of the model in every example of docs/sdk.md."""
+    if "Run the tests" not in request.user_text:
+        return Answer(text=f"echo: {request.user_text}")
+    options = [{"id": "postgres", "label": "PostgreSQL"}, {"id": "sqlite", "label": "SQLite"}]
+    database = {"id": "database", "question": "Which?", "options": options}
+    asked = {"questions": [database, {"id": "reason", "question": "Why?"}]}
+    steps = [
+        Answer(calls=[Call(name="bash", arguments={"command": "true"}, id="c0")]),
+        Answer(calls=[Call(name="ask_user_question", arguments=asked, id="c1")]),
+        Answer(text="fixed"),
+    ]
+    return steps[len(request.tool_results)]
+
+
+def test_every_example_of_the_documentation_runs(served: Served) -> None:
+    daemon, _ = served(the_documents_model)
+    page = (Path(__file__).parents[2] / "docs" / "sdk.md").read_text()
+    examples = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    printed = [python(example, daemon) for example in examples]
+    assert printed[0] == "echo: What is in this folder?"
+    assert printed[1].splitlines() == ["completed echo: Summarise a.txt", "completed echo: Summarise b.txt"]
+    assert printed[2].splitlines() == ["bash {'command': 'true'}", "fixed"]
+    assert "echo: Tell me a story." in printed[3]
+    assert printed[3].splitlines()[-1].endswith(" run_updated")
+    assert len(printed) == 4
 
 
 def test_the_asynchronous_client_runs_many_at_once(daemon: Daemon) -> None:

@@ -28,6 +28,8 @@ from kheish import (
     ServerError,
     UnexpectedResponse,
 )
+from kheish.sdk.connection import connection
+from kheish.sdk.exchange import client_settings
 from tests.sdk.conftest import ClientFactory, ServerFactory
 from tests.sdk.wire_server import Asked, Behaviour, Breaks, Says, Silence, problem, run_json, session_json
 
@@ -457,6 +459,12 @@ def test_a_token_no_header_can_carry_is_refused_without_repeating_it(token: str)
     assert token not in str(caught.value)
 
 
+@pytest.mark.parametrize("scheme", ["https", "HTTPS", "Https"])
+def test_certificates_are_checked_however_the_scheme_is_written(scheme: str) -> None:
+    assert client_settings(connection(f"{scheme}://127.0.0.1:1"))["verify"] is True
+    assert client_settings(connection("http://127.0.0.1:1"))["verify"] is False
+
+
 def test_route_and_generation_must_not_name_two_models() -> None:
     with Kheish() as client, pytest.raises(InvalidArgument):
         client.responses.create(session="s", prompt="x", route=Route.openai("a"), generation={"model": "b"})
@@ -466,3 +474,7 @@ def test_route_and_generation_must_not_name_two_models() -> None:
 def test_a_key_no_header_can_carry_is_refused_here(key: str) -> None:
     with Kheish() as client, pytest.raises(InvalidArgument):
         client.responses.create(session="s", prompt="x", idempotency_key=key)
+    with Kheish() as client, pytest.raises(InvalidArgument):
+        client.approvals.resolve("run-1", [Resolution(request_id="a", allow=True)], idempotency_key=key)
+    with Kheish() as client, pytest.raises(InvalidArgument):
+        client.raw.request("POST", "/v1/x", idempotency_key=key)

@@ -33,7 +33,7 @@ def client_settings(connection: Connection) -> ClientSettings:
     return {
         "timeout": connection.timeout_seconds,
         "trust_env": not _is_loopback(connection.base_url),
-        "verify": connection.base_url.startswith("https:"),
+        "verify": urlsplit(connection.base_url).scheme != "http",
     }
 
 

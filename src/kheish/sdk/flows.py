@@ -61,6 +61,19 @@ def new_key() -> str:
     return uuid.uuid4().hex
 
 
+def chosen_key(key: str | None) -> str:
+    """The caller's key, or a new one.
+
+    Raises:
+        InvalidArgument: a header cannot carry it.
+    """
+    if key is None:
+        return new_key()
+    if not key.strip() or not key.isascii() or not key.isprintable():
+        raise InvalidArgument("an idempotency key is printable ASCII and not blank")
+    return key.strip()
+
+
 def once(call: Call[T]) -> Flow[T]:
     """The result of one exchange."""
     result: T = yield call
@@ -111,14 +124,14 @@ def _wait_before_retry(error: KheishError, call: Call[T], delay: float) -> float
 
 def submit(connection: Connection, session_id: str, given: Input, key: str | None) -> Flow[t.RunView]:
     """Submit once, whatever the network does."""
-    key = new_key() if key is None else _checked_key(key)
+    key = chosen_key(key)
     return (yield from repeated(requests.submit_run(session_id, given, key), connection))
 
 
 def create_response(connection: Connection, session: str | None, given: Input, key: str | None) -> Flow[t.RunView]:
     """Submit; open the session first when it does not exist."""
     # One key for every attempt: the second submit must not be a second run.
-    key = new_key() if key is None else _checked_key(key)
+    key = chosen_key(key)
     if session is None:
         opened = yield from repeated(requests.create_session(None, None, None), connection)
         return (yield from submit(connection, opened.session_id, given, key))
@@ -206,7 +219,7 @@ def raw_call(
         read=as_json,
         params={name: _param(value) for name, value in (params or {}).items() if value is not None},
         body=body,
-        idempotency_key=None if key is None else _checked_key(key),
+        idempotency_key=None if key is None else chosen_key(key),
         repeatable=method in ("GET", "HEAD") or key is not None,
         timeout_seconds=timeout,
     )
@@ -216,9 +229,3 @@ def _param(value: JsonValue) -> str:
     if isinstance(value, list | dict):
         raise InvalidArgument("a query parameter is a text, a number or true or false")
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _checked_key(key: str) -> str:
-    if not key.strip() or not key.isascii() or not key.isprintable():
-        raise InvalidArgument("an idempotency key is printable ASCII and not blank")
-    return key.strip()

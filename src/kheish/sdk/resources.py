@@ -206,14 +206,14 @@ class Approvals(Resource):
 
     def resolve(self, run_id: str, resolutions: Sequence[Resolution], *, idempotency_key: str | None = None) -> RunView:
         """Decide on requests of one run: all of them are taken, or none."""
-        key = idempotency_key or flows.new_key()
+        key = flows.chosen_key(idempotency_key)
         return self._transport.call(decisions.resolve_approvals(run_id, resolutions, key))
 
     def resolve_session(
         self, session_id: str, resolutions: Sequence[Resolution], *, idempotency_key: str | None = None
     ) -> RunView:
         """Decide on requests of the run the session waits for."""
-        key = idempotency_key or flows.new_key()
+        key = flows.chosen_key(idempotency_key)
         return self._transport.call(decisions.resolve_session_approvals(session_id, resolutions, key))
 
 
@@ -235,7 +235,7 @@ class Questions(Resource):
     ) -> RunView:
         """Answer every question of the request, by question id."""
         resolution = decisions.answered(request_id, answers, justification)
-        key = idempotency_key or flows.new_key()
+        key = flows.chosen_key(idempotency_key)
         return self._transport.call(decisions.resolve_question(run_id, resolution, key))
 
     def decline(
@@ -248,7 +248,7 @@ class Questions(Resource):
     ) -> RunView:
         """Refuse to answer; the run goes on and the model is told."""
         resolution = decisions.declined(request_id, justification)
-        key = idempotency_key or flows.new_key()
+        key = flows.chosen_key(idempotency_key)
         return self._transport.call(decisions.resolve_question(run_id, resolution, key))
 
     def cancel(
@@ -260,7 +260,7 @@ class Questions(Resource):
         idempotency_key: str | None = None,
     ) -> RunView:
         """Drop the question and with it the run."""
-        key = idempotency_key or flows.new_key()
+        key = flows.chosen_key(idempotency_key)
         return self._transport.call(decisions.cancel_question(run_id, request_id, justification, key))
 
 
