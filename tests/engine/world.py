@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kheish.tools.questions import AskUserQuestion
-
 from kheish.core.jsonvalue import JsonObject
 from kheish.core.messages import FinishReason, Generation, Message, Role, ToolCallPart, ToolResultPart, Usage
 from kheish.core.messages import TextPart as Text
@@ -31,6 +29,7 @@ from kheish.tools.protocol import (
     ToolDescriptor,
     ToolOutcome,
 )
+from kheish.tools.questions import AskUserQuestion
 from kheish.tools.registry import ToolRegistry
 from kheish.tools.runtime import ToolRuntime
 

@@ -174,7 +174,7 @@ def maze() -> Iterator[Workspace]:
 def test_no_path_escapes_the_root(maze: Workspace, path: str) -> None:
     for resolve in (maze.resolve, maze.resolve_target):
         try:
-            place = resolve(path.format(root=maze.root) if path.startswith("{root}") else path)
+            place = resolve(path.replace("{root}", str(maze.root)))
         except ToolFailure:
             continue
         assert ".." not in place.parts
