@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
-from kheish.tools.orphans import kill_orphans
 
 from kheish.core.clock import Clock
 from kheish.core.ids import IdSource
@@ -23,6 +22,7 @@ from kheish.engine.worker import Command, Hands, SessionMemory, SessionWorker
 from kheish.policy.protocol import Permissions
 from kheish.store.database import Transaction
 from kheish.tools.limits import ToolRuntimeLimits
+from kheish.tools.orphans import kill_orphans
 from kheish.tools.protocol import Replay, ToolContext
 from kheish.tools.runtime import ToolRuntime
 
