@@ -50,23 +50,26 @@ def follow_run(client: DaemonClient, run_id: str, *, cursor: int | None) -> None
     """Follow a run until it is over: as text on a terminal, else as lines of JSON."""
     # The position before the run is looked at: a live run ends behind it.
     tail = tail_cursor(client)
-    over = client.call_object("GET", "runs", run_id).get("status") in OVER
+    run = client.call_object("GET", "runs", run_id)
+    over = run.get("status") in OVER
     start = cursor if cursor is not None else 0 if over or sys.stdout.isatty() else tail
     with translated():
         events = client.sdk.runs.stream(run_id, cursor=start)
         if sys.stdout.isatty():
-            _show(client, run_id, events)
+            _show(client, run, events)
         else:
             print_lines(events)
 
 
-def _show(client: DaemonClient, run_id: str, events: Iterable[Event]) -> None:
+def _show(client: DaemonClient, run: JsonObject, events: Iterable[Event]) -> None:
     from kheish.cli.terminal import Screen
 
     screen = Screen()
+    if run.get("status") == "queued":
+        screen.note(f"queued, position {run.get('queued_position')}")
     for event in events:
         screen.show(event)
-    screen.close(client.call_object("GET", "runs", run_id))
+    screen.close(client.call_object("GET", "runs", str(run["run_id"])))
 
 
 def tail_cursor(client: DaemonClient) -> int:

@@ -119,9 +119,7 @@ class Screen:
         if status == self._status:
             return
         self._status = status
-        if status == "queued":
-            self.note(f"queued, position {run.get('queued_position', 1)}")
-        elif status == "waiting_for_approval":
+        if status == "waiting_for_approval":
             for request in _objects(run.get("pending_approvals")):
                 self.request(request)
         elif status == "waiting_for_user_question":
