@@ -14,6 +14,7 @@ Form = Literal["pretty", "json"]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff]")
 """Everything but tab and newline that a terminal could take for a command of its own."""
+_HIGH_CONTROL = re.compile(r"[\x7f-\x9f]")
 
 
 def print_json(value: JsonValue, form: Form) -> None:
@@ -26,6 +27,8 @@ def print_json(value: JsonValue, form: Form) -> None:
 
 def write_line(text: str) -> None:
     """Write JSON text and a newline at once, whatever the terminal's encoding."""
+    # The encoder escapes the first 32 control characters; these could still command a terminal.
+    text = _HIGH_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     encoding = sys.stdout.encoding or "utf-8"
     try:
         text.encode(encoding)
