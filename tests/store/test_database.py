@@ -115,3 +115,20 @@ def test_the_file_database_is_in_wal_mode_with_full_synchronisation(tmp_path: Pa
 
     assert modes == ("wal", 2)
     database.close()
+
+
+async def test_a_unit_with_broken_sql_fails_alone(database: SqliteDatabase) -> None:
+    def broken(transaction: Transaction) -> None:
+        transaction.connection.execute("INSERT INTO no_such_table VALUES (1)")
+
+    gate = threading.Event()
+    blocked = asyncio.ensure_future(database.write(lambda _: gate.wait(5)))
+    writes = [asyncio.ensure_future(database.write(unit)) for unit in (insert("a"), broken, insert("b"))]
+    await asyncio.sleep(0)
+    gate.set()
+    await blocked
+    results = await asyncio.gather(*writes, return_exceptions=True)
+
+    assert (results[0], results[2]) == ("a", "b")
+    assert isinstance(results[1], StoreUnavailable)
+    assert await database.read(keys) == ["a", "b"]

@@ -75,6 +75,8 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._recent: OrderedDict[str, SessionMemory] = OrderedDict()
         self._watchers: dict[str, list[tuple[Callable[[SessionState], bool], asyncio.Future[None]]]] = {}
+        self._unkept: set[str] = set()
+        """Sessions whose last write the store refused."""
         self._draining = False
 
     @property
@@ -113,6 +115,15 @@ class Engine:
     async def stopped(self, session_id: str, run_id: str) -> None:
         """Wait until the run is terminal."""
         await self._until(session_id, lambda state: state.run(run_id) is None)
+
+    async def settled(self, session_id: str, run_id: str) -> None:
+        """Wait until the run is over or waits for a human; what is queued behind it does not matter."""
+
+        def holds(state: SessionState) -> bool:
+            run = state.run(run_id)
+            return run is None or run.status.waiting
+
+        await self._until(session_id, holds)
 
     async def quiescent(self, session_id: str) -> None:
         """Wait until nothing of the session runs: it is idle, or its active run waits for a human."""
@@ -210,8 +221,16 @@ class Engine:
         return list(found.values())
 
     def _wake(self, session_id: str) -> None:
-        if not self._draining:
+        if self._draining:
+            return
+        if session_id not in self._unkept:
             self._worker(session_id)
+            return
+        # The run goes on only after a write has succeeded again.
+        self._unkept.discard(session_id)
+        done: asyncio.Future[SessionState] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(_read_exception)
+        self._worker(session_id).post(Command(resume, None, done))
 
     def _worker(self, session_id: str) -> SessionWorker:
         worker = self._workers.get(session_id)
@@ -231,6 +250,7 @@ class Engine:
             keep = True
         except StoreUnavailable as problem:
             log.error("session.store_unavailable", session_id=session_id, detail=problem.detail)
+            self._unkept.add(session_id)
             self.timers.set(session_id, self._clock.now_ms() + _STORE_RETRY_MS)
         except Problem as problem:
             log.error("session.failed", session_id=session_id, code=problem.code, detail=problem.detail)
@@ -246,6 +266,12 @@ class Engine:
         self._recent[session_id] = memory
         while len(self._recent) > RECENT_SESSIONS:
             self._recent.popitem(last=False)
+
+
+def _read_exception(done: asyncio.Future[SessionState]) -> None:
+    """The worker says in the log what failed; nobody else waits for this command."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _nothing(state: SessionState, now_ms: int) -> Sequence[Proposal]:

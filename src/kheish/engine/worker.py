@@ -11,7 +11,7 @@ from typing import Protocol, assert_never
 import structlog
 
 from kheish.core.clock import Clock
-from kheish.core.problems import Problem
+from kheish.core.problems import Problem, StoreUnavailable
 from kheish.engine import entries as e
 from kheish.engine.context import Transcript
 from kheish.engine.decide import (
@@ -22,6 +22,7 @@ from kheish.engine.decide import (
     FollowUp,
     RunTools,
     Settle,
+    Step,
     Wait,
     decide,
 )
@@ -132,10 +133,10 @@ class SessionWorker:
             while await self._turn():
                 pass
         except BaseException as error:
+            await self._abort_effect()
+            # Last, and without a pause before this worker is forgotten: a command posted until now gets its answer.
             self._refuse_waiting(error)
             raise
-        finally:
-            await self._abort_effect()
 
     async def _turn(self) -> bool:
         while self._inbox:
@@ -167,9 +168,13 @@ class SessionWorker:
             proposals = command.rule(self.state, self._now())
             if proposals:
                 await self._commit_command(command, proposals)
-        except Problem as problem:
+        # A rule belongs to its caller: whatever it raises goes back there and touches no run.
+        except Exception as error:
             if not command.done.done():
-                command.done.set_exception(problem)
+                command.done.set_exception(error)
+            # Without a store nothing may go on: a model would be asked again and again for replies nobody can keep.
+            if isinstance(error, StoreUnavailable) and self._effect is None:
+                raise
             return
         if not command.done.done():
             command.done.set_result(self.state)
@@ -215,30 +220,40 @@ class SessionWorker:
             if self._draining and not run.status.waiting:
                 await self._flush()
                 return False
-            step = decide(run)
-            match step:
-                case Finish():
-                    ended = e.RunEnded(status=step.status, error=step.error, output=step.output)
-                    self._record(ended, run.run_id)
-                    self._hands.tools.forget(run.run_id)
-                case FollowUp(entry=entry):
-                    self._record(entry, run.run_id)
-                case AskPermission(calls=calls):
-                    self._record(self._hands.judge.decide(run, calls), run.run_id)
-                case AskHuman(call=call):
-                    self._ask(run, call)
-                case Wait(until_ms=until_ms):
-                    if not await self._wait(run, until_ms):
-                        return False
-                case CallModel():
-                    await self._flush()
-                    self._start_model(run, step)
-                    return True
-                case RunTools() | Settle():
-                    if await self._start_tools(run, step):
-                        return True
-                case _:
-                    assert_never(step)
+            try:
+                going = await self._take(run, decide(run))
+            except Problem:
+                raise
+            # A bug in judging or preparing ends its run, never the session or the daemon.
+            except Exception as error:
+                self._fail_run(run.run_id, error)
+                continue
+            if going is not None:
+                return going
+
+    async def _take(self, run: RunState, step: Step) -> bool | None:
+        """Take one step: True when an effect is in flight, False when there is nothing to do, None to decide again."""
+        match step:
+            case Finish():
+                self._record(e.RunEnded(status=step.status, error=step.error, output=step.output), run.run_id)
+                self._hands.tools.forget(run.run_id)
+            case FollowUp(entry=entry):
+                self._record(entry, run.run_id)
+            case AskPermission(calls=calls):
+                self._record(self._hands.judge.decide(run, calls), run.run_id)
+            case AskHuman(call=call):
+                self._ask(run, call)
+            case Wait(until_ms=until_ms):
+                return None if await self._wait(run, until_ms) else False
+            case CallModel():
+                await self._flush()
+                self._start_model(run, step)
+                return True
+            case RunTools() | Settle():
+                return await self._start_tools(run, step) or None
+            case _:
+                assert_never(step)
+        return None
 
     def _promote(self) -> bool:
         """Give the free slot to the head of the queue."""
@@ -318,7 +333,7 @@ class SessionWorker:
         else:
             error = effect.task.exception()
         if error is not None:
-            self._fail_run(effect, error)
+            self._fail_run(effect.run_id, error)
             return
         if effect.batch is not None:
             for result in effect.batch.results():
@@ -326,11 +341,11 @@ class SessionWorker:
         elif (entry := effect.task.result()) is not None:
             self._record(entry, effect.run_id)
 
-    def _fail_run(self, effect: _Effect, error: BaseException) -> None:
+    def _fail_run(self, run_id: str, error: BaseException) -> None:
         # A bug in an adapter or a tool ends its run, never the daemon or the session.
-        log.error("run.effect_failed", run_id=effect.run_id, error=type(error).__name__, exc_info=error)
+        log.error("run.failed_internally", run_id=run_id, error=type(error).__name__, exc_info=error)
         message = f"internal error while the run was working ({type(error).__name__}); the daemon's log has the details"
-        self._record(e.RunEnded(status=RunStatus.FAILED, error=message), effect.run_id)
+        self._record(e.RunEnded(status=RunStatus.FAILED, error=message), run_id)
 
     async def _abort(self, run: RunState) -> None:
         """A stop was recorded: end what is in flight and keep what it had finished."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -183,7 +184,14 @@ class SqliteDatabase:
                 self._run(unit)
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
-            self._fail(group, error)
+            self._roll_back()
+            if len(group) > 1:
+                # One unit's trouble must not become its neighbours': each on its own.
+                for unit in group:
+                    unit.error, unit.published = None, []
+                    self._commit([unit])
+                return
+            self._fail(group[0], error)
         self._commits += 1
         self._units += len(group)
         self._failed += sum(isinstance(unit.error, StoreUnavailable) for unit in group)
@@ -191,7 +199,9 @@ class SqliteDatabase:
         for unit in group:
             by_loop.setdefault(unit.loop, []).append(unit)
         for loop, units in by_loop.items():
-            loop.call_soon_threadsafe(self._deliver, units)
+            # A loop that was closed has nobody left who waits.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._deliver, units)
 
     def _run(self, unit: _Unit[Any]) -> None:
         transaction = Transaction(self._connection)
@@ -207,13 +217,16 @@ class SqliteDatabase:
             unit.error = error if isinstance(error, Problem) else _unexpected(error)
         self._connection.execute("RELEASE unit")
 
-    def _fail(self, group: list[_Unit[Any]], error: sqlite3.Error) -> None:
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-        for unit in group:
-            unit.error = unit.error or StoreUnavailable(f"The store refused a write ({error}); nothing was changed.")
-            unit.error.__cause__ = unit.error.__cause__ or error
-            unit.published = []
+    def _roll_back(self) -> None:
+        # A store too damaged to roll back is reported by the write that found it; the thread must live on.
+        with contextlib.suppress(sqlite3.Error):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def _fail(self, unit: _Unit[Any], error: sqlite3.Error) -> None:
+        unit.error = unit.error or StoreUnavailable(f"The store refused a write ({error}); nothing was changed.")
+        unit.error.__cause__ = unit.error.__cause__ or error
+        unit.published = []
 
     def _deliver(self, units: list[_Unit[Any]]) -> None:
         if self._on_publish is not None:
