@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.http.house import House
+from tests.http.house import House, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -252,3 +253,32 @@ async def test_pending_approvals_come_in_pages(house: House) -> None:
     assert page["pagination"]["total_count"] == 3
     assert [row["session_id"] for row in page["items"] + rest["items"]] == ["a", "b", "c"]
     assert [row["session_id"] for row in (await house.get("/v1/approvals", session_id="b")).json()] == ["b"]
+
+
+async def test_the_answer_shows_what_the_run_has_put_out_so_far(tmp_path: Path) -> None:
+    script = """
+[[rules]]
+when = { turn = 0 }
+calls = [{ tool = "emit_output", input = { content = "half way" } }]
+[[rules]]
+when = { turn = 1 }
+calls = [{ tool = "bash", input = { command = "true" } }]
+[fallback]
+text = "done"
+"""
+    async with opened(tmp_path, script=script) as house:
+        run = await waiting(house, "go")
+        answered = await house.post("/v1/runs/run-1/approvals", allow(*run["pending_approval_ids"]))
+
+    assert run["outputs"][0]["content"] == "half way"
+    assert answered.json()["outputs"][0]["content"] == "half way"
+    assert "pending_approvals" not in answered.json()
+
+
+@pytest.mark.parametrize("kind", ["approvals", "questions"])
+async def test_an_unknown_session_is_an_empty_filter_and_a_missing_resource(house: House, kind: str) -> None:
+    filtered = await house.get(f"/v1/{kind}", session_id="nobody")
+    owned = await house.get(f"/v1/sessions/nobody/{kind}")
+
+    assert (filtered.status_code, filtered.json()) == (200, [])
+    assert (owned.status_code, owned.json()["code"]) == (404, "session_not_found")

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import httpx2
 import pytest
 
+from kheish.http.bodies import Bodies
 from kheish.http.failures import Failures
 from tests.http.house import House, opened
 
@@ -187,6 +188,13 @@ async def test_a_page_of_another_origin_is_refused(house: House, origin: str, st
         assert response.json()["code"] == "origin_not_allowed"
 
 
+async def test_a_second_host_header_does_not_hide_behind_the_first(house: House) -> None:
+    hosts = [(b"host", b"localhost"), (b"host", b"evil.example")]
+    response = await house.client.get("/v1/sessions", headers=hosts)
+
+    assert (response.status_code, response.json()["code"]) == (403, "host_not_allowed")
+
+
 async def test_probes_answer_by_any_name(house: House) -> None:
     health = await house.client.get("/healthz", headers={"host": "pod-7.cluster"})
     ready = await house.client.get("/readyz", headers={"host": "pod-7.cluster"})
@@ -219,3 +227,23 @@ async def test_a_failing_handler_is_answered_and_tells_nothing() -> None:
     assert (response.status_code, response.json()["code"]) == (500, "internal")
     assert response.headers["content-type"] == "application/problem+json"
     assert "hunter2" not in response.text
+
+
+async def test_half_a_request_is_none() -> None:
+    reached: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope["path"])
+
+    arriving = iter(({"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}))
+
+    async def receive() -> Any:
+        return next(arriving)
+
+    async def send(message: Any) -> None:
+        raise AssertionError("nobody is there to be answered")
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/runs/run-1/cancel", "headers": []}
+    await Bodies(app)(scope, receive, send)
+
+    assert reached == []

@@ -37,6 +37,7 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"attachments": [{"type": "path", "path": "/etc/passwd"}]}, 422, "daemon_error"),
     ({"content": "a", "completion_requirements": [{"type": "workspace_file", "path": "../x"}]}, 400, "bad_request"),
     ({"content": "a", "completion_requirements": [{"type": "workspace_file", "path": "/x"}]}, 400, "bad_request"),
+    ({"content": "a", "completion_requirements": [{"type": "workspace_file", "path": "a\0"}]}, 400, "bad_request"),
     ({"content": "a", "completion_requirements": [{"type": "other"}]}, 422, "daemon_error"),
     ({"content": "a", "reply_plugin": "mail"}, 400, "bad_request"),
     ({"content": "a", "reply_targets": [{"type": "slack", "connector": "c"}]}, 422, "daemon_error"),

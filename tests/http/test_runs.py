@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from tests.http.house import House, opened
+from tests.http.house import DEADLINE_S, House, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -249,6 +250,7 @@ async def test_live_runs_come_first_when_asked(free: House) -> None:
         ({"limit": "many"}, "invalid_limit"),
         ({"page": "true", "order": "up"}, "invalid_order"),
         ({"cursor": "***"}, "invalid_cursor"),
+        ({"cursor": ""}, "invalid_cursor"),
         ({"cursor": "aGVsbG8"}, "invalid_cursor"),
         ({"cursor": "é"}, "invalid_cursor"),
     ],
@@ -291,3 +293,41 @@ async def test_run_numbers_go_on_after_a_restart(tmp_path: Path) -> None:
     async with opened(tmp_path) as after:
         assert await after.run("run-1") == old
         assert (await after.submit("hi"))["run_id"] == "run-2"
+
+
+async def test_inline_input_waits_for_its_own_run_and_not_for_the_queue_behind_it(free: House) -> None:
+    await free.session()
+    inline = asyncio.create_task(free.post("/v1/sessions/s/input", {"content": "hold"}))
+    await free.tool_started("run-1")
+    behind = await free.submit("think forever")
+    free.release()
+    async with asyncio.timeout(DEADLINE_S):
+        done = await inline
+
+    assert behind["queued_position"] == 1
+    assert done.status_code == 200
+    assert (await free.run("run-1"))["status"] == "completed"
+    assert (await free.run(behind["run_id"]))["status"] == "running"
+
+
+async def test_a_number_no_store_can_hold_is_a_tool_error_and_the_run_goes_on(tmp_path: Path) -> None:
+    script = """
+[[rules]]
+when = { turn = 0 }
+calls = [
+  { tool = "read_file", input = { path = "a.txt", start_line = 1e20 } },
+  { tool = "ask_user_question", input = { expires_after_ms = 9223372036854775807, questions = [{ question = "Q?" }] } },
+]
+[fallback]
+text = "${results}"
+"""
+    async with opened(tmp_path, script=script) as house:
+        (house.workspace / "a.txt").write_text("hello")
+        await house.session()
+        run = await house.submit("go")
+        await house.settled()
+        view = await house.run(run["run_id"])
+
+    assert view["status"] == "completed"
+    assert "`start_line` must be a whole number" in view["outputs"][0]["content"]
+    assert "year 9999" in view["outputs"][0]["content"]

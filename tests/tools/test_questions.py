@@ -108,6 +108,8 @@ def test_questions_that_cannot_be_told_apart_are_refused() -> None:
         ({"expires_after_ms": 0}, "`expires_after_ms`"),
         ({"expires_at_ms": -1}, "`expires_at_ms`"),
         ({"expires_after_ms": 1.5}, "`expires_after_ms`"),
+        ({"expires_after_ms": 2**64 - 1}, "year 9999"),
+        ({"expires_at_ms": 2**63}, "year 9999"),
     ],
 )
 def test_an_expiry_is_one_positive_whole_number(fields: JsonObject, word: str) -> None:

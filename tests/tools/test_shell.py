@@ -89,6 +89,35 @@ async def test_a_leftover_that_ignores_sigterm_is_killed(tmp_path: Path) -> None
     wait_until_gone(int(str(output(outcome)["stdout"])))
 
 
+async def test_a_leftover_in_a_session_of_its_own_delays_no_result(tmp_path: Path) -> None:
+    escaped = "setsid bash -c 'echo $$ > pid.tmp; mv pid.tmp pid; exec sleep 600' & until [ -e pid ]; do :; done"
+    outcome = await bash(tmp_path, f"{escaped}; echo done")
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+    assert (output(outcome)["stdout"], output(outcome)["exit_code"]) == ("done\n", 0)
+    assert output(outcome)["stdout_truncated"] is True
+
+
+@pytest.mark.parametrize(("command", "word"), [("echo a\0b", "NUL"), (f"echo {'x' * 131_072}", "longer than")])
+async def test_a_command_no_system_can_run_is_refused_with_the_reason(tmp_path: Path, command: str, word: str) -> None:
+    outcome = await bash(tmp_path, command)
+
+    assert outcome.is_error
+    assert word in str(output(outcome)["error"])
+
+
+async def test_a_command_that_died_at_its_gate_is_a_result(tmp_path: Path) -> None:
+    tools = runtime()
+    prepared = await tools.prepare(ToolCall(id="c", name="bash", input={"command": "echo no"}), context(tmp_path))
+    pid = prepared.facts["pid"]
+    assert isinstance(pid, int)
+    os.kill(pid, signal.SIGKILL)
+    wait_until_gone(pid)
+    outcome = await tools.execute(prepared, tools.descriptor("bash"), BatchBudget(ToolRuntimeLimits()))
+
+    assert (output(outcome)["exit_code"], output(outcome)["stdout"]) == (None, "")
+
+
 async def test_a_command_that_was_signalled_has_no_exit_code(tmp_path: Path) -> None:
     outcome = await bash(tmp_path, "kill -9 $$")
 

@@ -47,7 +47,7 @@ async def list_approvals(
 )
 async def list_session_approvals(approvals: Service, pages: Pages, session_id: str) -> Response:
     """The approvals this session waits for."""
-    return json_response(await approvals.list(pages, session_id=session_id))
+    return json_response(await approvals.list_of_session(pages, session_id))
 
 
 @router.post(

@@ -13,7 +13,7 @@ from kheish.engine.ports import Proposal
 from kheish.engine.state import RunState, SessionState
 from kheish.http.paging import Paging, sliced
 from kheish.runs.idempotency import Also, IdempotencyKeys, keyed
-from kheish.runs.service import RunLedger, RunStateConflict, live_view
+from kheish.runs.service import RunLedger, RunStateConflict
 from kheish.sessions.service import Sessions
 
 ORDER = "session_id_asc,request_id_asc"
@@ -117,13 +117,11 @@ class Approvals:
         self, session_id: str, resolutions: Sequence[ApprovalResolution], *, key: str | None
     ) -> None:
         """Like `resolve_session`; returns once the run is over or waits again."""
-        await self.resolve_session(session_id, resolutions, key=key)
-        await self._engine.quiescent(session_id)
+        view = await self.resolve_session(session_id, resolutions, key=key)
+        await self._engine.settled(session_id, str(view["run_id"]))
 
     async def list(self, paging: Paging, *, session_id: str | None = None) -> object:
         """Every pending approval, by session and request id."""
-        if session_id is not None:
-            await self._sessions.record(session_id)
         rows = [
             {**_owner(run), "request": request}
             for run in await self._ledger.waiting(RunStatus.WAITING_FOR_APPROVAL)
@@ -131,6 +129,15 @@ class Approvals:
             for request in _requests(run)
         ]
         return sliced(rows, paging=paging, order=ORDER, key=_key)
+
+    async def list_of_session(self, paging: Paging, session_id: str) -> object:
+        """The approvals one session waits for.
+
+        Raises:
+            SessionNotFound: no session has the id.
+        """
+        await self._sessions.record(session_id)
+        return await self.list(paging, session_id=session_id)
 
     async def _resolve(
         self,
@@ -151,10 +158,8 @@ class Approvals:
                 chosen.append(run_id)
                 return (Proposal(entry=entry, run_id=run_id),)
 
-            state = await self._engine.transition(
-                session_id, rule, also=lambda transaction: claim(chosen[-1])(transaction)
-            )
-            return live_view(state, chosen[-1])
+            await self._engine.transition(session_id, rule, also=lambda transaction: claim(chosen[-1])(transaction))
+            return await self._ledger.view(chosen[-1])
 
         asked = keyed(scope, key, {"resolutions": payload})
         return await self._keys.once(asked, attempt, self._ledger.view)

@@ -144,7 +144,7 @@ class _Parts:
 
 
 def _assemble(parts: _Parts) -> Daemon:
-    settings, database, feed, clock = parts.settings, parts.database, parts.feed, parts.clock
+    settings, database, feed = parts.settings, parts.database, parts.feed
     tools = ToolRuntime(ToolRegistry(builtin_tools(ShellEnvironment().variables(settings.environ))))
     permissions = RulePermissions(mode=permission_mode(settings.permission_mode))
     runtime = _runtime(parts, permissions, tools)
@@ -152,35 +152,20 @@ def _assemble(parts: _Parts) -> Daemon:
     journal = DatabaseJournal(database, (RunsProjection(feed), SessionsProjection(feed)))
     engine = _engine(parts, journal, tools, permissions, runtime)
     ledger = RunLedger(database=database, journal=journal)
-    keys = IdempotencyKeys(database=database, clock=clock)
     sessions = Sessions(
-        database=database, journal=journal, engine=engine, feed=feed, runs=ledger, clock=clock, ids=parts.ids
-    )
-    board = StatusBoard(
-        settings=settings,
         database=database,
+        journal=journal,
+        engine=engine,
         feed=feed,
-        lock=parts.lock,
-        engine=engine,
-        ledger=ledger,
-        sessions=sessions,
-        runtime=runtime,
-        supervisor=parts.supervisor,
-        clock=clock,
+        runs=ledger,
+        clock=parts.clock,
+        ids=parts.ids,
     )
+    board = _board(parts, engine, ledger, sessions, runtime)
     streams = Streams()
-    ingress = Ingress(
-        engine=engine,
-        sessions=sessions,
-        ledger=ledger,
-        keys=keys,
-        routes=runtime.routes,
-        max_turns=settings.max_turns,
-    )
     checks = PermissionChecks(permissions=permissions, sessions=sessions, tool_names=tools.names)
-    waits = _human_services(engine, sessions, ledger, keys)
-    control = RunControl(engine=engine, ledger=ledger)
-    services = (sessions, ledger, runtime, board, feed, streams, ingress, control, checks, *waits)
+    work = _work(parts, engine, sessions, ledger, runtime)
+    services = (sessions, ledger, runtime, board, feed, streams, checks, *work)
     return Daemon(
         settings=settings,
         app=with_edge(build_app(), services, max_body_bytes=settings.http_max_body_bytes),
@@ -204,10 +189,37 @@ def _runtime(parts: _Parts, permissions: RulePermissions, tools: ToolRuntime) ->
     )
 
 
-def _human_services(
-    engine: Engine, sessions: Sessions, ledger: RunLedger, keys: IdempotencyKeys
-) -> tuple[Approvals, Questions]:
+def _board(parts: _Parts, engine: Engine, ledger: RunLedger, sessions: Sessions, runtime: Runtime) -> StatusBoard:
+    return StatusBoard(
+        settings=parts.settings,
+        database=parts.database,
+        feed=parts.feed,
+        lock=parts.lock,
+        engine=engine,
+        ledger=ledger,
+        sessions=sessions,
+        runtime=runtime,
+        supervisor=parts.supervisor,
+        clock=parts.clock,
+    )
+
+
+def _work(
+    parts: _Parts, engine: Engine, sessions: Sessions, ledger: RunLedger, runtime: Runtime
+) -> tuple[Ingress, RunControl, Approvals, Questions]:
+    """The services that begin, end and resume runs."""
+    keys = IdempotencyKeys(database=parts.database, clock=parts.clock)
+    ingress = Ingress(
+        engine=engine,
+        sessions=sessions,
+        ledger=ledger,
+        keys=keys,
+        routes=runtime.routes,
+        max_turns=parts.settings.max_turns,
+    )
     return (
+        ingress,
+        RunControl(engine=engine, ledger=ledger),
         Approvals(engine=engine, sessions=sessions, ledger=ledger, keys=keys),
         Questions(engine=engine, sessions=sessions, ledger=ledger, keys=keys),
     )

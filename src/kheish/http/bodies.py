@@ -54,6 +54,10 @@ class JsonRoute(APIRoute):
         return strict
 
 
+class _Gone(Exception):
+    """The client left before its request was whole."""
+
+
 class Bodies:
     """Reads the body of a mutation up to a limit, chunked or not, and insists on `application/json`.
 
@@ -70,7 +74,11 @@ class Bodies:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        body = await self._read(headers, receive)
+        try:
+            body = await self._read(headers, receive)
+        except _Gone:
+            # Half a request is none: acting on it could cancel what its sender never finished asking for.
+            return
         if body is None:
             problem = PayloadTooLarge(f"The request body is larger than {self._max_bytes} bytes.")
             await render(problem, {"connection": "close"})(scope, receive, send)
@@ -87,6 +95,8 @@ class Bodies:
         total = 0
         while True:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Gone
             chunk = message.get("body", b"")
             total += len(chunk)
             if total > self._max_bytes:

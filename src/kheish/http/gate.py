@@ -43,7 +43,8 @@ class Gate:
 
 
 def _refusal(headers: Headers) -> Problem | None:
-    if not _is_loopback(_host_name(f"//{headers.get('host', '')}")):
+    hosts = headers.getlist("host")
+    if not hosts or not all(_is_loopback(_host_name(f"//{host}")) for host in hosts):
         return HostRefused()
     origin = headers.get("origin")
     if origin is not None and not _is_loopback(_host_name(origin)):

@@ -110,9 +110,12 @@ def encode_cursor(sort_key: str) -> str:
 def _sort_key(cursor: str) -> str:
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-        return base64.b64decode(padded, altchars=b"-_", validate=True).decode()
+        key = base64.b64decode(padded, altchars=b"-_", validate=True).decode()
     except (UnicodeError, binascii.Error) as error:
         raise InvalidCursor from error
+    if not key:
+        raise InvalidCursor
+    return key
 
 
 def _limit(text: str) -> int:

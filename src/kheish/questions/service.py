@@ -15,7 +15,7 @@ from kheish.questions import rules
 from kheish.questions.models import UserQuestionResolution
 from kheish.questions.rules import QuestionExpired, QuestionStateConflict
 from kheish.runs.idempotency import Also, IdempotencyKeys, keyed
-from kheish.runs.service import RunLedger, RunStateConflict, live_view
+from kheish.runs.service import RunLedger, RunStateConflict
 from kheish.sessions.service import Sessions
 
 ORDER = "session_id_asc,request_id_asc"
@@ -67,8 +67,8 @@ class Questions:
             return await self._answer(session_id, None, resolution, claim)
 
         asked = keyed(f"session:{session_id}:questions", key, {"resolution": _wire(resolution)})
-        await self._keys.once(asked, attempt, self._ledger.view)
-        await self._engine.quiescent(session_id)
+        view = await self._keys.once(asked, attempt, self._ledger.view)
+        await self._engine.settled(session_id, str(view["run_id"]))
 
     async def cancel(
         self, run_id: str, request_id: str, *, justification: str | None, key: str | None
@@ -135,8 +135,8 @@ class Questions:
             chosen.append(run.run_id)
             return proposals
 
-        state = await self._engine.transition(session_id, rule, also=lambda transaction: claim(chosen[-1])(transaction))
-        return live_view(state, chosen[-1])
+        await self._engine.transition(session_id, rule, also=lambda transaction: claim(chosen[-1])(transaction))
+        return await self._ledger.view(chosen[-1])
 
     async def _raise_if_expired(self, run_id: str, request_id: str) -> None:
         """A late answer hears that its question expired, not just that nothing waits."""

@@ -117,7 +117,7 @@ def _requirement(requirement: CompletionRequirement) -> JsonObject:
     if requirement.path is None:
         return {"type": requirement.type}
     path = PurePosixPath(requirement.path.strip())
-    if not path.parts or path.is_absolute() or ".." in path.parts:
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in requirement.path:
         raise BadRequest(f"The completion requirement's path {requirement.path!r} is not a workspace-relative path.")
     return {"type": requirement.type, "path": str(path)}
 

@@ -87,7 +87,7 @@ class Ingress:
         run_id = self._engine.next_run_id()
         also = _with_bindings(None, session_id, request)
         await self._engine.transition(session_id, _when_idle(accepted, run_id), also=also)
-        await self._engine.quiescent(session_id)
+        await self._engine.settled(session_id, run_id)
 
 
 def _when_idle(accepted: InputAccepted, run_id: str) -> Callable[[SessionState, int], Sequence[Proposal]]:

@@ -8,6 +8,8 @@ from kheish.tools.fields import array, boolean, closed, flag, number, objects, o
 from kheish.tools.protocol import QuestionAsked, Replay, Sandbox, ToolCall, ToolDescriptor, ToolOutcome
 
 MAX_QUESTIONS = 4
+LATEST_MS = 253_402_300_799_999
+"""The end of the year 9999: what is later fits into no clock."""
 OPTIONS = range(2, 5)
 """How many options a question may offer, when it offers any."""
 
@@ -67,14 +69,21 @@ def _asked(fields: JsonObject) -> QuestionAsked:
     given = objects(fields, "questions")
     if not 1 <= len(given) <= MAX_QUESTIONS:
         raise ToolFailure(f"`questions` must hold 1 to {MAX_QUESTIONS} questions, got {len(given)}")
-    expires_at = whole(fields, "expires_at_ms")
-    expires_after = whole(fields, "expires_after_ms")
+    expires_at = _time(fields, "expires_at_ms")
+    expires_after = _time(fields, "expires_after_ms")
     if expires_at is not None and expires_after is not None:
         raise ToolFailure("give `expires_at_ms` or `expires_after_ms`, not both")
     questions = [_question(question, index) for index, question in enumerate(given)]
     _unique([str(question["id"]) for question in questions], "two questions have the id")
     _unique([str(question["question"]).casefold() for question in questions], "two questions ask")
     return QuestionAsked(questions=tuple(questions), expires_at_ms=expires_at, expires_after_ms=expires_after)
+
+
+def _time(fields: JsonObject, name: str) -> int | None:
+    value = whole(fields, name)
+    if value is not None and value > LATEST_MS:
+        raise ToolFailure(f"`{name}` must not be later than the year 9999")
+    return value
 
 
 def _question(fields: JsonObject, index: int) -> JsonObject:

@@ -149,12 +149,12 @@ class ToolRuntime:
         try:
             async with asyncio.timeout(timeout_ms / 1000):
                 outcome = await prepared.run()
+            return budget.charge(descriptor.name, outcome)
         except TimeoutError:
             return failure(f"{descriptor.name} timed out after {timeout_ms} ms", tool=descriptor.name)
         # The same boundary as in `prepare`.
         except Exception as error:
             return self._broken(descriptor.name, error)
-        return budget.charge(descriptor.name, outcome)
 
     async def settle(self, call: ToolCall, facts: JsonObject, context: ToolContext) -> ToolOutcome | None:
         """Say what an in-doubt call did, or None when that cannot be known."""

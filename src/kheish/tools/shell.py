@@ -29,6 +29,10 @@ from kheish.tools.runtime import Known
 SHELL = "/bin/bash"
 KEPT_BYTES = 65_536
 """Of each stream; the rest is read and thrown away."""
+MAX_COMMAND_BYTES = 131_071
+"""The longest single argument that Linux passes to a program."""
+_LAST_OUTPUT_S = 1.0
+"""After the command's end: a pipe that stays open longer is held by a process that left the group."""
 _LEFTOVER_POLLS = 10
 _LEFTOVER_POLL_S = 0.05
 _GATE_CLOSED_STATUS = 125
@@ -80,14 +84,23 @@ class Bash:
         self._environment = dict(environment)
 
     async def prepare(self, call: ToolCall, context: ToolContext) -> Prepared:
+        command = str(call.input["command"])
         try:
+            _check(command)
             directory = _directory(call.input.get("workdir"), context)
         except ToolFailure as failure:
             return Known(failure.outcome("bash"))
-        return await _GatedCommand.spawn(str(call.input["command"]), directory, self._environment)
+        return await _GatedCommand.spawn(command, directory, self._environment)
 
     async def settle(self, call: ToolCall, facts: JsonObject, context: ToolContext) -> ToolOutcome | None:
         return None
+
+
+def _check(command: str) -> None:
+    if "\0" in command:
+        raise ToolFailure("the command contains a NUL byte")
+    if len(command.encode()) > MAX_COMMAND_BYTES:
+        raise ToolFailure(f"the command is longer than {MAX_COMMAND_BYTES} bytes; write it to a file and run that")
 
 
 def _directory(workdir: object, context: ToolContext) -> Path:
@@ -152,15 +165,20 @@ class _GatedCommand:
         return cls(command, directory, process, gate, (stdout, stderr))
 
     async def run(self) -> ToolOutcome:
-        os.write(self._gate, b"\n")
+        stdout, stderr = _Kept(bytearray()), _Kept(bytearray())
+        readers = {
+            asyncio.create_task(_read(end, kept), name="bash-output"): kept
+            for end, kept in zip(self._outputs, (stdout, stderr), strict=True)
+        }
+        # A child that was killed at its gate has closed it; its exit status tells.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._gate, b"\n")
         os.close(self._gate)
-        readers = [asyncio.create_task(_read(end), name="bash-output") for end in self._outputs]
         try:
             await self._process.wait()
         finally:
             # Also when cancelled: nothing of the group survives, and the pipes come to their end.
-            await asyncio.shield(asyncio.create_task(self._end_group(), name="bash-end"))
-        stdout, stderr = await asyncio.gather(*readers)
+            await asyncio.shield(asyncio.create_task(self._end(readers), name="bash-end"))
         return ToolOutcome(output=self._output(stdout, stderr))
 
     async def abandon(self) -> None:
@@ -169,10 +187,16 @@ class _GatedCommand:
         for end in self._outputs:
             os.close(end)
 
-    async def _end_group(self) -> None:
+    async def _end(self, readers: Mapping[asyncio.Task[None], _Kept]) -> None:
         for _ in _signals(self._process.pid):
             await asyncio.sleep(_LEFTOVER_POLL_S)
         await self._process.wait()
+        _, late = await asyncio.wait(readers, timeout=_LAST_OUTPUT_S)
+        for reader in late:
+            readers[reader].truncated = True
+            reader.cancel()
+        if late:
+            await asyncio.wait(late)
 
     def _output(self, stdout: _Kept, stderr: _Kept) -> JsonObject:
         status = self._process.returncode
@@ -231,8 +255,7 @@ class _Kept:
         return self.content.decode(errors="replace")
 
 
-async def _read(end: int) -> _Kept:
-    kept = _Kept(bytearray())
+async def _read(end: int, kept: _Kept) -> None:
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_read_pipe(
@@ -245,4 +268,3 @@ async def _read(end: int) -> _Kept:
             kept.truncated = kept.truncated or len(chunk) > room
     finally:
         transport.close()
-    return kept

@@ -6,10 +6,13 @@ from typing import cast
 
 from kheish.core.jsonvalue import JsonObject, JsonValue
 
+_EXACT = 2**53
+"""Above this a float is no count, and as an integer it would not fit into our JSON."""
+
 
 def normalised(value: JsonValue) -> JsonValue:
     """Turn integral floats into integers, recursively: models write `2.0` for 2."""
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
         return int(value)
     if isinstance(value, list):
         return [normalised(item) for item in value]

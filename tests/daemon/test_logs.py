@@ -1,0 +1,45 @@
+"""What a log line may say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from kheish.daemon import logs
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def fail() -> None:
+    api_key = "hunter2"
+    raise RuntimeError(f"a call with a key of {len(api_key)} characters failed")
+
+
+@pytest.mark.parametrize("log_format", ["pretty", "json"])
+def test_a_logged_failure_shows_where_it_happened_and_no_local_variables(
+    log_format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure(log_format=log_format, log_level="info")
+    for log in (structlog.get_logger("ours"), logging.getLogger("of a library")):
+        try:
+            fail()
+        except RuntimeError as error:
+            log.error("it failed", exc_info=error)
+    said = capsys.readouterr().err
+
+    assert said.count("a call with a key of 7 characters failed") == 2
+    assert said.count("in fail") == 2
+    # The line of code is shown; the frame's variables, which hold the key again, are not.
+    assert "locals" not in said
+    assert said.count("hunter2") == 0
