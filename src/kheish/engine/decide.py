@@ -51,7 +51,7 @@ class RunTools:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settle:
-    """Find out what these calls did: their intent is durable and their outcome is not."""
+    """Go on with these calls: for some the intent is durable and the outcome is not."""
 
     calls: tuple[CallState, ...]
 
@@ -112,11 +112,12 @@ def _next_calls(run: RunState) -> Step:
     undecided = tuple(call for call in run.calls if call.decision is None)
     if undecided:
         return AskPermission(calls=undecided)
-    in_doubt = tuple(call for call in open_calls if call.in_doubt)
-    if in_doubt:
-        return Settle(calls=in_doubt)
-    if all(_may_run_beside_others(call) for call in run.calls):
-        return RunTools(calls=open_calls)
+    beside = all(_may_run_beside_others(call) for call in run.calls)
+    batch = open_calls if beside else open_calls[:1]
+    if any(call.in_doubt for call in batch):
+        return Settle(calls=batch)
+    if beside:
+        return RunTools(calls=batch)
     first = open_calls[0]
     if _asks_human(first) and not first.denied:
         return AskHuman(call=first)

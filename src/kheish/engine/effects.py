@@ -248,30 +248,19 @@ class ToolCaller:
         return known
 
     async def batch(self, run: RunState, calls: Sequence[CallState]) -> ToolBatch:
-        """Prepare ``calls``. Calls that were denied or refused have their outcome already."""
-        slots: list[_Slot] = []
+        """Get ``calls`` ready, in their order. What was denied, or cannot run again, has its outcome already."""
         context = self._context(run)
-        for state in calls:
-            if state.denied:
-                slots.append(_Slot(state=state, outcome=ToolOutcome(output=_refusal(state), is_error=True)))
-            else:
-                prepared = await self._tools.prepare(_tool_call(state), context)
-                slots.append(_Slot(state=state, prepared=prepared))
+        slots = [await self._slot(state, context) for state in calls]
         return ToolBatch(self._tools, self._turn(run), slots)
 
-    async def settle(self, run: RunState, calls: Sequence[CallState]) -> ToolBatch:
-        """A batch for calls in doubt: those that may run again are prepared, the others get their outcome."""
-        slots: list[_Slot] = []
-        context = self._context(run)
-        for state in calls:
-            assert state.intent is not None
-            call = _tool_call(state)
-            if state.decision is not None and state.decision.replay != Replay.NEVER:
-                slots.append(_Slot(state=state, prepared=await self._tools.prepare(call, context)))
-                continue
+    async def _slot(self, state: CallState, context: ToolContext) -> _Slot:
+        if state.denied:
+            return _Slot(state=state, outcome=ToolOutcome(output=_refusal(state), is_error=True))
+        call = _tool_call(state)
+        if state.intent is not None and state.decision is not None and state.decision.replay == Replay.NEVER:
             known = await self._tools.settle(call, state.intent.facts, context)
-            slots.append(_Slot(state=state, outcome=known or ToolOutcome(output=IN_DOUBT, is_error=True)))
-        return ToolBatch(self._tools, self._turn(run), slots)
+            return _Slot(state=state, outcome=known or ToolOutcome(output=IN_DOUBT, is_error=True))
+        return _Slot(state=state, prepared=await self._tools.prepare(call, context))
 
 
 def _tool_call(state: CallState) -> ToolCall:

@@ -304,8 +304,7 @@ class SessionWorker:
 
     async def _start_tools(self, run: RunState, step: RunTools | Settle) -> bool:
         """Record the intents and start; False when every outcome was known without running anything."""
-        hands = self._hands.tools
-        batch = await (hands.batch(run, step.calls) if isinstance(step, RunTools) else hands.settle(run, step.calls))
+        batch = await self._hands.tools.batch(run, step.calls)
         if batch.settled:
             for result in batch.results():
                 self._record(result, run.run_id)
