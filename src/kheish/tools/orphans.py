@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -15,63 +17,91 @@ _POLLS = 20
 _POLL_S = 0.05
 _PS = "/bin/ps"
 _HAS_PROC = sys.platform == "linux"
+_STATE, _SESSION, _START_TICKS = 0, 3, 19
+"""Fields of /proc/<pid>/stat, counted after the command's name."""
 
 
 def process_start_time(pid: int) -> str | None:
-    """When the process started, in the platform's own words; None when there is no such process."""
+    """When the process started, in the platform's own words; None when there is no such process.
+
+    On Linux the words include the boot and the process namespace, so that they never recur.
+    """
     if _HAS_PROC:
         fields = _stat(pid)
-        return None if fields is None else fields[19]
+        return None if fields is None else f"{_numbering()} {fields[_START_TICKS]}"
     found = subprocess.run([_PS, "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S603  # fixed program, a number
     return found.stdout.strip() or None
 
 
 def kill_orphans(facts: JsonObject) -> int:
-    """Kill what survives of the process group an intent recorded; returns how many processes were killed.
+    """Kill what survives of the session an intent recorded; returns how many processes were killed.
 
-    A group whose leader has another start time is somebody else's: the kernel reused the number. A process that
-    began a session of its own is not found. Blocking.
+    A leader with another start time is somebody else's: the kernel reused the number. So is a session without a
+    leader after the machine, or the container, was started anew. A process that began a session of its own is not
+    found. Blocking.
     """
-    pgid, started = facts.get("pgid"), facts.get("start_time")
-    if not isinstance(pgid, int) or pgid <= 1:
+    leader, started = facts.get("pgid"), facts.get("start_time")
+    if not isinstance(leader, int) or leader <= 1 or not isinstance(started, str):
         return 0
-    now = process_start_time(pgid)
-    if now is not None and now != started:
+    if leader in (os.getpgrp(), os.getsid(0)):
         return 0
-    members = _members(pgid)
-    if not members:
+    now = process_start_time(leader)
+    if (now is not None and now != started) or (_HAS_PROC and not started.startswith(f"{_numbering()} ")):
         return 0
-    try:
-        os.killpg(pgid, signal.SIGKILL)
-    except ProcessLookupError:
-        return 0
+    killed: set[int] = set()
     for _ in range(_POLLS):
-        if not _members(pgid):
+        members = _members(leader)
+        if not members:
             break
+        killed.update(_killed(members))
         time.sleep(_POLL_S)
-    return len(members)
+    return len(killed)
 
 
-def _members(pgid: int) -> list[int]:
-    """Living processes of the group. A kernel gives no new process a number that a living group still bears."""
+def _killed(members: list[int]) -> list[int]:
+    """Kill each; those of another user and those that are gone already are left out."""
+    killed = []
+    for pid in members:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+    return killed
+
+
+def _members(leader: int) -> list[int]:
+    """Living processes of the leader's session; without /proc, of its group.
+
+    A kernel gives no new process a number that a living session or group still bears.
+    """
     if not _HAS_PROC:
         found = subprocess.run([_PS, "-axo", "pid=,pgid=,stat="], capture_output=True, text=True, check=False)  # noqa: S603  # fixed program
         rows = [line.split() for line in found.stdout.splitlines()]
-        return [int(row[0]) for row in rows if len(row) > 2 and row[1] == str(pgid) and not row[2].startswith("Z")]
+        return [int(row[0]) for row in rows if len(row) > 2 and row[1] == str(leader) and not row[2].startswith("Z")]
     members = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue
         fields = _stat(int(entry.name))
-        if fields is not None and fields[2] == str(pgid) and fields[0] not in ("Z", "X"):
+        if fields is not None and str(leader) == fields[_SESSION] and fields[_STATE] not in ("Z", "X"):
             members.append(int(entry.name))
     return members
 
 
+@functools.cache
+def _numbering() -> str:
+    """Names the space in which process numbers and start times mean something: this boot, this namespace."""
+    boot, namespace = "", ""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with contextlib.suppress(OSError):
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    return f"{boot} {namespace}"
+
+
 def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/<pid>/stat after the command: state is [0], group [2], start time in ticks [19]."""
+    """The fields of /proc/<pid>/stat after the command, whose name may be any bytes, cut anywhere."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        content = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    return text[text.rindex(")") + 2 :].split()
+    return content[content.rindex(b")") + 2 :].decode("ascii").split()
