@@ -50,3 +50,18 @@ async def off_loop(work: Callable[[Stop], T]) -> T:
         if not task.cancelled():
             task.exception()
         raise
+
+
+async def to_the_end(task: asyncio.Task[T]) -> T:
+    """Give the task's result. When cancelled, however often, raise that only after the task has ended by itself."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # looked at, so that nobody reports it as lost
+    raise cancelled

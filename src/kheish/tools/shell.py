@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kheish.core.jsonvalue import JsonObject
 from kheish.tools.failures import ToolFailure
+from kheish.tools.offload import to_the_end
 from kheish.tools.orphans import process_start_time
 from kheish.tools.protocol import (
     Prepared,
@@ -178,7 +179,7 @@ class _GatedCommand:
             await self._process.wait()
         finally:
             # Also when cancelled: nothing of the group survives, and the pipes come to their end.
-            await asyncio.shield(asyncio.create_task(self._end(readers), name="bash-end"))
+            await to_the_end(asyncio.create_task(self._end(readers), name="bash-end"))
         return ToolOutcome(output=self._output(stdout, stderr))
 
     async def abandon(self) -> None:
