@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -233,3 +235,26 @@ async def test_an_unknown_session_is_not_found(house: House, method: str, path: 
 
 def ids(*runs: dict[str, str]) -> list[str]:
     return [run["run_id"] for run in runs]
+
+
+async def test_watchers_of_a_session_get_the_snapshot_that_reading_it_gives(house: House) -> None:
+    await house.session()
+    opened = await house.seen("session_snapshot")
+    run = await house.submit("count once")
+    await house.settled()
+    waits = await house.seen("session_snapshot", lambda event: event["snapshot"]["pending_approvals"] != [])
+    read_waiting = (await house.get("/v1/sessions/s")).json()["snapshot"]
+    resolution = {"request_id": request_id_of(waits), "behavior": "allow"}
+    await house.post(f"/v1/runs/{run['run_id']}/approvals", {"resolutions": [resolution]})
+    await house.settled()
+    over = await house.seen("session_snapshot", lambda event: event["snapshot"]["agent"]["status"] == "completed")
+
+    assert opened["snapshot"]["agent"]["status"] == "idle"
+    assert waits == {"type": "session_snapshot", "session_id": "s", "snapshot": read_waiting}
+    assert over["snapshot"] == (await house.get("/v1/sessions/s")).json()["snapshot"]
+    assert over["snapshot"]["last_assistant_message"].startswith("The tool said")
+
+
+def request_id_of(event: Mapping[str, Any]) -> str:
+    request_id: str = event["snapshot"]["pending_approvals"][0]["id"]
+    return request_id

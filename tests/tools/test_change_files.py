@@ -200,6 +200,13 @@ async def test_edit_file_replaces_the_first_match_or_all(edit: Bench, root: Path
     assert (every["replacements"], file.read_text()) == (2, "xx xx")
 
 
+async def test_lines_added_to_a_file_with_crlf_end_like_its_own(edit: Bench, root: Path) -> None:
+    (root / "a.txt").write_bytes(b"one\r\ntwo\r\n")
+    await edit.output(**_hunk("a.txt", "one", "one\nhalf"))
+
+    assert (root / "a.txt").read_bytes() == b"one\r\nhalf\r\ntwo\r\n"
+
+
 async def test_line_ends_are_kept(edit: Bench, root: Path) -> None:
     file = root / "dos.txt"
     file.write_bytes(b"one\r\ntwo\r\nthree\r\n")

@@ -175,7 +175,12 @@ class Sessions:
             if row is None:
                 return None
             shown = policies(row)
-            shown["snapshot"] = snapshot(row, *self._runs.pending(reader, session_id))
+            approvals, questions = self._runs.pending(reader, session_id)
+            shown["snapshot"] = snapshot(
+                dict(row),
+                orjson.Fragment(approvals or "[]"),
+                None if questions is None else orjson.Fragment(questions),
+            )
             shown["outputs"] = self._runs.outputs(reader, session_id, _SHOWN_OUTPUTS)
             return shown
 
@@ -318,15 +323,7 @@ class Sessions:
     def _announce(self, transaction: Transaction, row: sqlite3.Row, request: CreateSession) -> None:
         if request.persona_id is not None:
             raise PersonasUnavailable
-        store.tell_state(
-            self._feed,
-            transaction,
-            session_id=row["session_id"],
-            agent_id=row["agent_id"],
-            status=row["status"],
-            pending_approvals=0,
-            pending_questions=0,
-        )
+        store.tell_state(self._feed, transaction, dict(row), None)
 
 
 class _Write(Protocol):

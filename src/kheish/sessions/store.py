@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
+from typing import cast
 
 from kheish.core.jsonvalue import JsonObject, encode
 from kheish.core.messages import TextPart
@@ -11,6 +13,7 @@ from kheish.engine.entries import RunStatus
 from kheish.engine.ports import Transition
 from kheish.engine.state import RunState
 from kheish.sessions.models import AgentStatus
+from kheish.sessions.views import snapshot
 from kheish.store.database import Transaction
 from kheish.store.feed import Feed
 
@@ -34,7 +37,11 @@ UPDATE sessions SET route_policy = :value, updated_at_ms = :at_ms WHERE session_
 _SET_REPLY_TARGETS = """
 UPDATE sessions SET reply_targets = :value, updated_at_ms = :at_ms WHERE session_id = :session_id
 """
-_STATE = "SELECT agent_id, status, pending_approvals, pending_questions FROM sessions WHERE session_id = :session_id"
+_STATE = """
+SELECT session_id, agent_id, thread_id, created_at_ms, status, pending_approvals, pending_questions, journal_len,
+       last_assistant_message, last_error
+  FROM sessions WHERE session_id = :session_id
+"""
 _PROJECT = """
 UPDATE sessions SET status = :status, pending_approvals = :pending_approvals, pending_questions = :pending_questions,
                     journal_len = :journal_len, updated_at_ms = :at_ms,
@@ -135,37 +142,31 @@ class SessionsProjection:
                 self._feed.append(transaction, type="interrupted", session_id=session_id, run_id=None, data=data)
         shown = ("status", "pending_approvals", "pending_questions")
         if any(before[name] != fields[name] for name in shown):
-            tell_state(
-                self._feed,
-                transaction,
-                session_id=session_id,
-                agent_id=before["agent_id"],
-                status=str(fields["status"]),
-                pending_approvals=int(str(fields["pending_approvals"])),
-                pending_questions=int(str(fields["pending_questions"])),
-            )
+            tell_state(self._feed, transaction, _after(before, fields), transition.session.active)
 
 
-def tell_state(
-    feed: Feed,
-    transaction: Transaction,
-    *,
-    session_id: str,
-    agent_id: str,
-    status: str,
-    pending_approvals: int,
-    pending_questions: int,
-) -> None:
-    """Publish `session_state_changed`."""
-    data: JsonObject = {
-        "type": "session_state_changed",
-        "session_id": session_id,
-        "agent_id": agent_id,
-        "status": status,
-        "pending_approvals": pending_approvals,
-        "pending_questions": pending_questions,
-    }
-    feed.append(transaction, type="session_state_changed", session_id=session_id, run_id=None, data=data)
+def tell_state(feed: Feed, transaction: Transaction, row: Mapping[str, object], active: RunState | None) -> None:
+    """Publish `session_state_changed` and `session_snapshot` of a session whose columns are ``row``."""
+    session_id = str(row["session_id"])
+    shown = ("session_id", "agent_id", "status", "pending_approvals", "pending_questions")
+    approvals = [] if active is None else list(active.pending_approvals)
+    questions = [] if active is None else list(active.pending_questions)
+    changed = {name: row[name] for name in shown}
+    snapped = {"session_id": session_id, "snapshot": snapshot(row, approvals, questions or None)}
+    for kind, fields in (("session_state_changed", changed), ("session_snapshot", snapped)):
+        data = cast("JsonObject", {"type": kind, **fields})
+        feed.append(transaction, type=kind, session_id=session_id, run_id=None, data=data)
+
+
+def _after(before: sqlite3.Row, fields: Mapping[str, object]) -> dict[str, object]:
+    """The columns as the projection has just left them."""
+    row: dict[str, object] = dict(before)
+    row |= {name: fields[name] for name in ("status", "pending_approvals", "pending_questions", "journal_len")}
+    if fields["message"] is not None:
+        row["last_assistant_message"] = fields["message"]
+    if fields["error_known"]:
+        row["last_error"] = fields["error"]
+    return row
 
 
 def _fields(transition: Transition, status: str) -> dict[str, object]:

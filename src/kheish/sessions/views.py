@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import orjson
 
@@ -37,8 +37,8 @@ def summary(row: sqlite3.Row) -> dict[str, object]:
     }
 
 
-def snapshot(row: sqlite3.Row, approvals: str | None, questions: str | None) -> dict[str, object]:
-    """ManagedAgentSnapshot; ``approvals`` and ``questions`` are stored JSON lists."""
+def snapshot(row: Mapping[str, object], approvals: object, questions: object | None) -> dict[str, object]:
+    """ManagedAgentSnapshot of a session's columns and the lists of what it waits for."""
     view: dict[str, object] = {
         "agent": {
             "id": row["agent_id"],
@@ -51,10 +51,10 @@ def snapshot(row: sqlite3.Row, approvals: str | None, questions: str | None) -> 
             "sidechain_session_id": None,
             "fork_context": None,
         },
-        "pending_approvals": orjson.Fragment(approvals or "[]"),
+        "pending_approvals": approvals,
     }
     if questions is not None:
-        view["pending_questions"] = orjson.Fragment(questions)
+        view["pending_questions"] = questions
     view["last_assistant_message"] = row["last_assistant_message"]
     view["journal_len"] = row["journal_len"]
     view["checkpoint_len"] = 0

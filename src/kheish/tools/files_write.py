@@ -114,7 +114,7 @@ class Edit:
             ToolFailure: `old_text` does not occur, or the result would be too large.
         """
         old, new = self.old, self.new
-        if old not in text and "\r" not in old:
+        if "\r" not in old and (old not in text or _is_crlf(text)):
             # Models write plain line ends; a file with CRLF keeps its own.
             old, new = old.replace("\n", "\r\n"), new.replace("\r\n", "\n").replace("\n", "\r\n")
         found = text.count(old)
@@ -125,6 +125,12 @@ class Edit:
         if len(text.encode()) + count * (len(new.encode()) - len(old.encode())) > MAX_EDIT_BYTES:
             raise ToolFailure(f"the file would become larger than {MAX_EDIT_BYTES} bytes: {place.relative}")
         return text.replace(old, new, count), count
+
+
+def _is_crlf(text: str) -> bool:
+    """Every line ends with CR LF."""
+    lines = text.count("\n")
+    return lines > 0 and lines == text.count("\r\n")
 
 
 def editable(workspace: Workspace, place: Place, stop: Stop) -> FileState:
