@@ -32,10 +32,13 @@ def leader(script: str) -> Iterator[tuple[subprocess.Popen[str], JsonObject, str
             "pgid": process.pid,
             "start_time": process_start_time(process.pid),
         }
+        printed = process.stdout.readline().strip()
         try:
-            yield process, facts, process.stdout.readline().strip()
+            yield process, facts, printed
         finally:
             process.kill()
+            if printed:
+                kill_if_there(int(printed))
 
 
 @contextlib.contextmanager
@@ -44,11 +47,12 @@ def survivor() -> Iterator[tuple[int, JsonObject]]:
     with leader("sleep 600 & echo $!; read") as (process, facts, printed):
         process.kill()
         process.wait()
-        try:
-            yield int(printed), facts
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(printed), signal.SIGKILL)
+        yield int(printed), facts
+
+
+def kill_if_there(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def alive(pid: int) -> bool:
@@ -94,12 +98,10 @@ def test_a_process_that_began_its_own_session_is_not_found() -> None:
         deadline = time.monotonic() + DEADLINE_S
         while os.getsid(own) != own:
             assert time.monotonic() < deadline, "setsid did not begin a session"
-        try:
-            assert kill_orphans(facts) == 1
-            assert process.wait(DEADLINE_S) == -signal.SIGKILL
-            assert alive(own)
-        finally:
-            os.kill(own, signal.SIGKILL)
+
+        assert kill_orphans(facts) == 1
+        assert process.wait(DEADLINE_S) == -signal.SIGKILL
+        assert alive(own)
 
 
 @pytest.mark.parametrize("part", range(3), ids=["boot", "namespace", "ticks"])
