@@ -209,6 +209,19 @@ async def test_a_workdir_inside_the_workspace_is_where_the_command_runs(tmp_path
     assert output(await bash(tmp_path, "pwd", workdir="sub"))["stdout"] == f"{(tmp_path / 'sub').resolve()}\n"
 
 
+async def test_a_command_that_cannot_start_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    def open_descriptors() -> int:
+        return len(os.listdir("/dev/fd"))
+
+    tools = ToolRuntime(ToolRegistry((Bash({"PATH": "/nowhere", "BAD\0NAME": "x"}),)))
+    call = ToolCall(id="c", name="bash", input={"command": "true"})
+    await (await tools.prepare(call, context(tmp_path))).run()
+    before = open_descriptors()
+    for _ in range(5):
+        assert (await (await tools.prepare(call, context(tmp_path))).run()).is_error
+    assert open_descriptors() == before
+
+
 def test_it_works_under_uvloop(tmp_path: Path) -> None:
     outcome = uvloop.run(bash(tmp_path, "sleep 600 & echo $!; exit 2"))
 

@@ -89,9 +89,9 @@ class Bash:
         try:
             _check(command)
             directory = _directory(call.input.get("workdir"), context)
+            return await _GatedCommand.spawn(command, directory, self._environment)
         except ToolFailure as failure:
             return Known(failure.outcome("bash"))
-        return await _GatedCommand.spawn(command, directory, self._environment)
 
     async def settle(self, call: ToolCall, facts: JsonObject, context: ToolContext) -> ToolOutcome | None:
         return None
@@ -138,31 +138,28 @@ class _GatedCommand:
 
     @classmethod
     async def spawn(cls, command: str, directory: Path, environment: Mapping[str, str]) -> _GatedCommand:
-        with contextlib.ExitStack() as child_ends:
-            gate_read, gate = _pipe(child_ends, 0)
-            stdout_write, stdout = _pipe(child_ends, 1)
-            stderr_write, stderr = _pipe(child_ends, 1)
-            handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.ExitStack() as child_ends, contextlib.ExitStack() as own_ends:
+            gate_read, gate = _pipe(child_ends, own_ends, child=0)
+            stdout_write, stdout = _pipe(child_ends, own_ends, child=1)
+            stderr_write, stderr = _pipe(child_ends, own_ends, child=1)
+            handle = _open_directory(directory)
             child_ends.callback(os.close, handle)
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    SHELL,
-                    "-c",
-                    _GATE,
-                    str(gate_read),
-                    command,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=stdout_write,
-                    stderr=stderr_write,
-                    env=dict(environment),
-                    start_new_session=True,
-                    pass_fds=(gate_read,),
-                    preexec_fn=_in_child(handle),
-                )
-            except BaseException:
-                for end in (gate, stdout, stderr):
-                    os.close(end)
-                raise
+            process = await asyncio.create_subprocess_exec(
+                SHELL,
+                "-c",
+                _GATE,
+                str(gate_read),
+                command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=stdout_write,
+                stderr=stderr_write,
+                env=dict(environment),
+                start_new_session=True,
+                pass_fds=(gate_read,),
+                preexec_fn=_in_child(handle),
+            )
+            # The command has them now; until here any failure closes both ends.
+            own_ends.pop_all()
         return cls(command, directory, process, gate, (stdout, stderr))
 
     async def run(self) -> ToolOutcome:
@@ -228,11 +225,19 @@ def _signals(pgid: int) -> Iterator[None]:
         return
 
 
-def _pipe(child_ends: contextlib.ExitStack, child: int) -> tuple[int, int]:
-    """A pipe as (the child's end, ours); the child's end is closed here once the child has it."""
+def _pipe(child_ends: contextlib.ExitStack, own_ends: contextlib.ExitStack, *, child: int) -> tuple[int, int]:
+    """A pipe as (the child's end, ours), each closed by its stack."""
     ends = os.pipe()
     child_ends.callback(os.close, ends[child])
+    own_ends.callback(os.close, ends[1 - child])
     return ends[child], ends[1 - child]
+
+
+def _open_directory(directory: Path) -> int:
+    try:
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ToolFailure(f"workdir {str(directory)!r} cannot be entered: {error.strerror}") from error
 
 
 def _in_child(directory: int) -> Callable[[], None]:
