@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 
@@ -43,3 +44,14 @@ def test_a_logged_failure_shows_where_it_happened_and_no_local_variables(
     # The line of code is shown; the frame's variables, which hold the key again, are not.
     assert "locals" not in said
     assert said.count("hunter2") == 0
+
+
+def test_a_request_cancelled_at_shutdown_is_no_crash(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(log_format="json", log_level="info")
+    server = logging.getLogger("uvicorn.error")
+    for error in (asyncio.CancelledError("timeout"), RuntimeError("a real one")):
+        server.error("Exception in ASGI application", exc_info=error)
+    said = capsys.readouterr().err
+
+    assert said.count("Exception in ASGI application") == 1
+    assert "a real one" in said
