@@ -6,10 +6,12 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -34,7 +36,7 @@ class OnTerminal:
             stderr=slave,
             start_new_session=True,
             preexec_fn=own_terminal,
-            env={**os.environ, "PYTHONPATH": "src", "TERM": "dumb", "COLUMNS": "200", **env},
+            env={**os.environ, "PYTHONPATH": "src", "PYTHONFAULTHANDLER": "1", "TERM": "dumb", "COLUMNS": "200", **env},
         )
         os.close(slave)
 
@@ -58,6 +60,11 @@ class OnTerminal:
         self._seen = found + len(text)
 
     def type(self, keys: str) -> None:
+        """Press keys. Waits until the process sleeps: a signal between a prompt and the wait behind it is lost."""
+        deadline = time.monotonic() + DEADLINE_S
+        status = Path(f"/proc/{self._process.pid}/stat")
+        while status.read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < deadline, f"never slept:\n{self.output}"
         os.write(self._master, keys.encode())
 
     def end(self) -> int:
@@ -68,10 +75,16 @@ class OnTerminal:
 
     def _read(self) -> bool:
         ready, _, _ = select.select([self._master], [], [], DEADLINE_S)
-        assert ready, f"nothing came for {DEADLINE_S} s:\n{self.output}"
+        assert ready, f"nothing came for {DEADLINE_S} s:\n{self.output}\n{self._where_it_stands()}"
         try:
             data = os.read(self._master, 65536)
         except OSError:  # how Linux says that the other side is gone
             return False
         self.output += data.decode(errors="replace").replace("\r\n", "\n")
         return bool(data)
+
+    def _where_it_stands(self) -> str:
+        """What every thread of the silent process was doing; ends it."""
+        self._process.send_signal(signal.SIGABRT)
+        self._process.wait(DEADLINE_S)
+        return os.read(self._master, 65536).decode(errors="replace").replace("\r\n", "\n")

@@ -87,8 +87,8 @@ class Chat:
         run_id = str(run["run_id"])
         while run.get("status") not in OVER:
             if run.get("status") in WAITING and self._answer(run):
-                run = self._look(run_id)
-                continue
+                # The events tell how it goes on; a look could be ahead of them.
+                run = {**run, "status": "running"}
             event = self._next()
             if event is None:
                 run = self._look_if_reachable(run)

@@ -31,6 +31,7 @@ class Screen:
         """Text of the current model reply, as far as it was seen."""
         self._turn: object = None
         self._status: str | None = None
+        self._answered = False
 
     def show(self, event: Event) -> None:
         """Show one event."""
@@ -50,8 +51,12 @@ class Screen:
             self._run(run)
 
     def close(self, run: JsonObject) -> None:
-        """Show how the run ended, unless that was shown."""
+        """Show the answer and how the run ended, unless that was shown."""
+        answers = [row for row in _objects(run.get("outputs")) if row.get("source_kind") == "assistant_text"]
+        if answers and not self._answered:
+            self._output(answers[-1])
         self._run(run)
+        self._answered, self._status = False, None
 
     def text(self, text: str) -> None:
         """Write text where the cursor is."""
@@ -93,6 +98,7 @@ class Screen:
 
     def _output(self, output: JsonObject) -> None:
         content = str(output.get("content", ""))
+        self._answered = self._answered or output.get("source_kind") == "assistant_text"
         # Deltas may be dropped: whatever was not seen whole is shown whole.
         if output.get("source_kind") != "assistant_text" or self._streamed != content:
             self.end_line()
