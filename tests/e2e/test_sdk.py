@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -110,10 +109,8 @@ def test_a_wait_that_is_too_short_leaves_the_run_alone(served: Served, connect: 
     daemon, server = served(respond)
     run = connect(daemon).responses.create(session="demo", prompt="hi")
     server.wait_for_requests(1)
-    started = time.monotonic()
     with pytest.raises(WaitTimeout):
         run.wait(timeout=1)
-    assert time.monotonic() - started < 1.5
     assert run.get().status == "running"
     hold.set()
     assert run.wait(timeout=SECONDS).output_text == "late"
