@@ -116,6 +116,25 @@ def measure(quick: bool) -> list[dict[str, object]]:
         return [_compare(row, floor, daemon, rounds=3) for row in rows(quick)]
 
 
+def start_up(rounds: int) -> dict[str, object]:
+    """How long `kheish-daemon --help` takes beside a bare interpreter; seconds, medians."""
+    commands = {
+        "help": [sys.executable, "-m", "kheish", "--help"],
+        "interpreter": [sys.executable, "-c", "pass"],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            began = time.perf_counter()
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+            seconds[name].append(time.perf_counter() - began)
+    found = {name: statistics.median(times) for name, times in seconds.items()}
+    print(
+        f"--help                   {found['help'] * 1000:.0f} ms, a bare interpreter {found['interpreter'] * 1000:.0f} ms"
+    )
+    return {"row": "--help", **found}
+
+
 def _compare(row: Row, floor: str, daemon: str, rounds: int) -> dict[str, object]:
     rates: dict[str, list[float]] = {"floor": [], "daemon": []}
     times: dict[str, list[float]] = {"floor": [], "daemon": []}
@@ -152,7 +171,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a quarter of the runs")
     options = parser.parse_args()
-    found = measure(options.quick)
+    found = [start_up(rounds=5), *measure(options.quick)]
     results = HERE / "results"
     results.mkdir(exist_ok=True)
     (results / "latest.json").write_text(json.dumps(found, indent=2) + "\n")

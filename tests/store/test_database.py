@@ -132,3 +132,11 @@ async def test_a_unit_with_broken_sql_fails_alone(database: SqliteDatabase) -> N
     assert (results[0], results[2]) == ("a", "b")
     assert isinstance(results[1], StoreUnavailable)
     assert await database.read(keys) == ["a", "b"]
+
+
+def test_the_database_is_for_its_owner_only(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "kheish.db")
+    database.run_offline(migrate)
+
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    database.close()

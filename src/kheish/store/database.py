@@ -138,6 +138,8 @@ class SqliteDatabase:
         if self._path is None:
             connection = sqlite3.connect(self._memory_name, uri=True, check_same_thread=False, isolation_level=None)
         else:
+            # Made before SQLite does it, and for its owner only; the log beside it takes the same mode.
+            self._path.touch(mode=0o600)
             connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
             if not read_only:
                 connection.execute("PRAGMA journal_mode = WAL")
