@@ -129,9 +129,8 @@ def start_up(rounds: int) -> dict[str, object]:
             subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
             seconds[name].append(time.perf_counter() - began)
     found = {name: statistics.median(times) for name, times in seconds.items()}
-    print(
-        f"--help                   {found['help'] * 1000:.0f} ms, a bare interpreter {found['interpreter'] * 1000:.0f} ms"
-    )
+    help_ms, bare_ms = found["help"] * 1000, found["interpreter"] * 1000
+    print(f"{'--help':<24} {help_ms:.0f} ms, a bare interpreter {bare_ms:.0f} ms")
     return {"row": "--help", **found}
 
 
