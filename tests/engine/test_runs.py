@@ -9,8 +9,8 @@ import pytest
 from kheish.core.messages import FinishReason, ToolCallPart, Usage
 from kheish.core.problems import Conflict
 from kheish.engine import entries as e
-from kheish.engine.engine import Draining
 from kheish.engine.entries import RunStatus
+from kheish.engine.worker import Draining
 from kheish.providers.protocol import ErrorKind, ModelReply, ModelRequest, ProviderError
 from tests.engine.world import (
     DEADLINE_S,

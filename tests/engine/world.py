@@ -241,7 +241,7 @@ def submission(text: str, run_id: str, **fields: object) -> Rule:
             envelope={},
             text=text,
             route=RouteRef(route_id="r", driver="function", model="m"),
-            generation=Generation(),
+            generation=fields.pop("generation", Generation()),  # type: ignore[arg-type]  # named by the test
             summary={},
             **fields,  # type: ignore[arg-type]  # named by the test
         )

@@ -9,6 +9,7 @@ import pytest
 
 from kheish.core.messages import FinishReason, OpaquePart, TextPart, Usage
 from kheish.providers.protocol import ErrorKind, ModelReply, ProviderError, TextDelta
+from kheish.providers.wire import call_part
 from tests.providers.reading import calls, opaque, read, text
 from tests.providers.wires import CHAT, MESSAGES, RESPONSES, Wire
 
@@ -268,3 +269,13 @@ def test_reasoning_that_could_not_be_replayed_is_not_kept() -> None:
     assert opaque(reply) == [
         {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]}
     ]
+
+
+@pytest.mark.parametrize(("levels", "refused"), [(100, False), (101, True), (900, True)])
+def test_arguments_nested_beyond_all_measure_are_no_arguments(levels: int, refused: bool) -> None:
+    arguments = '{"a":' * levels + "{}" + "}" * levels
+
+    part = call_part(name="bash", arguments=arguments, provider_call_id="id")
+
+    assert (part.invalid_input is not None) is refused
+    assert (part.input == {}) is refused

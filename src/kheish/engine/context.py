@@ -17,6 +17,8 @@ class Transcript:
         self._messages: list[Message] = []
         self._inputs: dict[str, str] = {}
         self._open: dict[str, ToolCallPart] = {}
+        self._speaker: str | None = None
+        """The run whose calls are open: the one that holds the slot."""
 
     def extend(self, recorded: Recorded) -> None:
         """Take in one more entry of the session."""
@@ -26,6 +28,7 @@ class Transcript:
                 self._inputs[recorded.run_id or ""] = text
             case e.RunStarted():
                 self._messages.append(user_text(self._inputs.pop(recorded.run_id or "", "")))
+                self._speaker = recorded.run_id
             case e.ModelReplied():
                 message = Message(role=Role.ASSISTANT, parts=entry.parts)
                 if message.parts:
@@ -37,7 +40,9 @@ class Transcript:
                 self._messages.append(user_text(text))
             case e.RunEnded():
                 self._inputs.pop(recorded.run_id or "", None)
-                self._close(recorded)
+                # A queued run that is cancelled has said nothing, and the active one goes on.
+                if recorded.run_id == self._speaker:
+                    self._close()
             case _:
                 pass
 
@@ -60,7 +65,7 @@ class Transcript:
         else:
             self._messages.append(Message(role=Role.TOOL, parts=(result,)))
 
-    def _close(self, recorded: Recorded) -> None:
+    def _close(self) -> None:
         for call in tuple(self._open.values()):
             self._answer(e.ToolFinished(call_id=call.call_id, name=call.name, output=_STOPPED_OUTPUT, is_error=True))
         self._open = {}

@@ -163,7 +163,8 @@ def _after_truncation(run: RunState) -> Step:
     if run.truncations >= MAX_TRUNCATIONS:
         return Finish(status=RunStatus.FAILED, error="model output exceeded max tokens after recovery")
     text = "Your reply was cut off by the output limit. Continue exactly where it stopped, without repeating anything."
-    entry = FollowedUp(reason="output_truncated", text=text, max_output_tokens=ESCALATED_OUTPUT_TOKENS)
+    ceiling = max(ESCALATED_OUTPUT_TOKENS, run.generation.max_output_tokens or 0)
+    entry = FollowedUp(reason="output_truncated", text=text, max_output_tokens=ceiling)
     return FollowUp(entry=entry)
 
 

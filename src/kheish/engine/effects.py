@@ -174,6 +174,9 @@ class ToolBatch:
         self._turn = turn
         self._slots = slots
 
+    def add(self, slot: _Slot) -> None:
+        self._slots.append(slot)
+
     @property
     def settled(self) -> bool:
         """Every outcome is known already: nothing needs to run."""
@@ -214,8 +217,13 @@ class ToolBatch:
     async def abandon(self) -> None:
         """The intents were not recorded: undo every preparation."""
         for slot in self._slots:
-            if slot.prepared is not None:
+            if slot.prepared is None:
+                continue
+            try:
                 await slot.prepared.abandon()
+            # Tool code may fail in ways of its own; the other preparations must be undone all the same.
+            except Exception as error:
+                log.error("tool.abandon_failed", tool=slot.state.call.name, exc_info=error)
 
     def results(self) -> list[ToolFinished]:
         """Outcomes in call order; what did not finish was stopped."""
@@ -250,8 +258,14 @@ class ToolCaller:
     async def batch(self, run: RunState, calls: Sequence[CallState]) -> ToolBatch:
         """Get ``calls`` ready, in their order. What was denied, or cannot run again, has its outcome already."""
         context = self._context(run)
-        slots = [await self._slot(state, context) for state in calls]
-        return ToolBatch(self._tools, self._turn(run), slots)
+        batch = ToolBatch(self._tools, self._turn(run), [])
+        try:
+            for state in calls:
+                batch.add(await self._slot(state, context))
+        except BaseException:
+            await batch.abandon()
+            raise
+        return batch
 
     async def _slot(self, state: CallState, context: ToolContext) -> _Slot:
         if state.denied:

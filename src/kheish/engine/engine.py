@@ -18,7 +18,7 @@ from kheish.engine.judge import Judge
 from kheish.engine.ports import Journal, LiveEvents, Models, Proposal, Rule
 from kheish.engine.state import RunState, SessionState
 from kheish.engine.timers import TimerService
-from kheish.engine.worker import Command, Hands, SessionMemory, SessionWorker
+from kheish.engine.worker import Command, Draining, Hands, SessionMemory, SessionWorker
 from kheish.policy.protocol import Permissions
 from kheish.store.database import Transaction
 from kheish.tools.limits import ToolRuntimeLimits
@@ -32,12 +32,7 @@ RECENT_SESSIONS = 256
 """Idle sessions whose projection stays in memory; the others are folded again when they are used."""
 _RECOVER_AT_ONCE = 32
 _STORE_RETRY_MS = 5_000
-
-
-class Draining(Problem):
-    """The daemon is shutting down and takes no new work."""
-
-    domain, code, status = "readiness", "daemon_draining", 503
+_Watcher = tuple[Callable[[SessionState], bool], asyncio.Future[None]]
 
 
 class Engine:
@@ -74,7 +69,7 @@ class Engine:
         self._workers: dict[str, SessionWorker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._recent: OrderedDict[str, SessionMemory] = OrderedDict()
-        self._watchers: dict[str, list[tuple[Callable[[SessionState], bool], asyncio.Future[None]]]] = {}
+        self._watchers: dict[str, list[_Watcher]] = {}
         self._unkept: set[str] = set()
         """Sessions whose last write the store refused."""
         self._draining = False
@@ -179,9 +174,7 @@ class Engine:
 
     # Inside
 
-    def _notify(
-        self, watcher: tuple[Callable[[SessionState], bool], asyncio.Future[None]], state: SessionState
-    ) -> bool:
+    def _notify(self, watcher: _Watcher, state: SessionState) -> bool:
         holds, future = watcher
         if future.done():
             return True
@@ -192,12 +185,24 @@ class Engine:
 
     async def _until(self, session_id: str, holds: Callable[[SessionState], bool]) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._watchers.setdefault(session_id, []).append((holds, future))
+        watcher = (holds, future)
+        self._watchers.setdefault(session_id, []).append(watcher)
         try:
             if not holds(await self.state(session_id)):
                 await future
         finally:
-            future.cancel()
+            self._forget(session_id, watcher)
+
+    def _forget(self, session_id: str, watcher: _Watcher) -> None:
+        """Whoever stops waiting, for whatever reason, leaves nothing behind."""
+        watchers = self._watchers.get(session_id, [])
+        if watcher in watchers:
+            watchers.remove(watcher)
+        if not watchers:
+            self._watchers.pop(session_id, None)
+        # Also marks an exception that nobody waits for any longer as seen.
+        if not watcher[1].cancel() and not watcher[1].cancelled():
+            watcher[1].exception()
 
     async def _recover(self, session_id: str) -> None:
         try:
@@ -254,13 +259,21 @@ class Engine:
             self.timers.set(session_id, self._clock.now_ms() + _STORE_RETRY_MS)
         except Problem as problem:
             log.error("session.failed", session_id=session_id, code=problem.code, detail=problem.detail)
+            self._disappoint(session_id, problem)
         # One failing session never takes the daemon down; its journal is as good as before.
-        except Exception:
+        except Exception as error:
             log.exception("session.crashed", session_id=session_id)
+            self._disappoint(session_id, error)
         finally:
             del self._workers[session_id]
             if keep and worker.memory is not None:
                 self._remember(session_id, worker.memory)
+
+    def _disappoint(self, session_id: str, error: Exception) -> None:
+        """Nobody may wait for a session that does not go on."""
+        for _, future in self._watchers.pop(session_id, ()):
+            if not future.done():
+                future.set_exception(error)
 
     def _remember(self, session_id: str, memory: SessionMemory) -> None:
         self._recent[session_id] = memory
@@ -288,6 +301,8 @@ def resume(state: SessionState, now_ms: int) -> Sequence[Proposal]:
     """The rule of boot: say in the journal that a run which was running goes on, and what is reused."""
     run = state.active
     if run is None or run.status is not RunStatus.RUNNING or run.stop is not None:
+        return ()
+    if run.due_at_ms is not None and run.due_at_ms > now_ms:
         return ()
     never = [
         call.call.call_id

@@ -197,6 +197,9 @@ def _after_reply(state: RunState, entry: e.ModelReplied) -> RunState:
         max_output_tokens=None,
         tool_choice=None,
         resumes=0,
+        # Only an answer is continued; what was cut off before a tool call is not part of the next one.
+        partial_text="" if calls else state.partial_text,
+        truncations=0 if calls else state.truncations,
         usage=Usage(
             input_tokens=total.input_tokens + entry.usage.input_tokens,
             output_tokens=total.output_tokens + entry.usage.output_tokens,

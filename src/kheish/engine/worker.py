@@ -38,6 +38,16 @@ from kheish.tools.runtime import ToolRuntime
 log = structlog.get_logger(__name__)
 
 
+class Draining(Problem):
+    """The daemon is shutting down and takes no new work."""
+
+    domain, code, status = "readiness", "daemon_draining", 503
+
+
+class _Unwritable(Exception):
+    """What was decided cannot become a row, now or later: a value without an encoding, a bug in a projection."""
+
+
 @dataclass(slots=True)
 class SessionMemory:
     """What a recent session keeps in memory; all of it can be folded from the journal again."""
@@ -111,6 +121,10 @@ class SessionWorker:
         self._effect: _Effect | None = None
         self._buffer = _Buffer()
         self._draining = False
+        self._durable: tuple[SessionState, int] | None = None
+        """State and last time as of the last commit."""
+        self._rescuing = False
+        """Entries were given up and their run failed; nothing was committed since."""
 
     def post(self, command: Command) -> None:
         self._inbox.append(command)
@@ -153,6 +167,7 @@ class SessionWorker:
 
     async def _load(self) -> None:
         if self.memory is not None:
+            self._mark_durable()
             return
         memory = SessionMemory(state=SessionState(session_id=self.session_id), transcript=Transcript())
         for recorded in await self._hands.journal.load(self.session_id):
@@ -160,6 +175,7 @@ class SessionWorker:
             memory.transcript.extend(recorded)
             memory.last_at_ms = recorded.at_ms
         self.memory = memory
+        self._mark_durable()
 
     # Commands: rules of the capabilities
 
@@ -176,6 +192,10 @@ class SessionWorker:
             if isinstance(error, StoreUnavailable) and self._effect is None:
                 raise
             return
+        except BaseException:
+            if not command.done.done():
+                command.done.set_exception(Draining())
+            raise
         if not command.done.done():
             command.done.set_result(self.state)
         active = self.state.active
@@ -183,7 +203,6 @@ class SessionWorker:
             await self._abort(active)
 
     async def _commit_command(self, command: Command, proposals: Sequence[Proposal]) -> None:
-        before = self._snapshot()
         for proposal in proposals:
             self._record(proposal.entry, proposal.run_id)
         for queued in self.state.queue:
@@ -194,42 +213,41 @@ class SessionWorker:
             await self._flush(also=command.also)
         except BaseException:
             # Refused as a whole: the buffer held this command's entries only.
-            self._restore(before)
+            self._give_up()
             raise
-
-    def _snapshot(self) -> tuple[SessionState, int]:
-        assert self.memory is not None
-        return self.memory.state, self.memory.last_at_ms
-
-    def _restore(self, before: tuple[SessionState, int]) -> None:
-        assert self.memory is not None
-        self.memory.state, self.memory.last_at_ms = before
-        self._buffer = _Buffer()
 
     # The law: fold, decide, record, perform
 
     async def _advance(self) -> bool:
         """Go on until an effect is in flight (True) or there is nothing to do (False)."""
         while True:
-            run = self.state.active
-            if run is None and not self._promote():
-                await self._flush()
-                return False
-            if run is None:
-                continue
-            if self._draining and not run.status.waiting:
-                await self._flush()
-                return False
             try:
-                going = await self._take(run, decide(run))
+                going = await self._step()
             except Problem:
                 raise
+            except _Unwritable as error:
+                self._rescue(error)
             # A bug in judging or preparing ends its run, never the session or the daemon.
             except Exception as error:
-                self._fail_run(run.run_id, error)
-                continue
-            if going is not None:
-                return going
+                if self.state.active is None:
+                    raise
+                self._fail_run(self.state.active.run_id, error)
+            else:
+                if going is not None:
+                    return going
+
+    async def _step(self) -> bool | None:
+        """One step of the active run, or of the next one: True, False and None as in `_take`."""
+        run = self.state.active
+        if run is None:
+            if self._promote():
+                return None
+            await self._save()
+            return False
+        if self._draining and not run.status.waiting:
+            await self._save()
+            return False
+        return await self._take(run, decide(run))
 
     async def _take(self, run: RunState, step: Step) -> bool | None:
         """Take one step: True when an effect is in flight, False when there is nothing to do, None to decide again."""
@@ -246,7 +264,7 @@ class SessionWorker:
             case Wait(until_ms=until_ms):
                 return None if await self._wait(run, until_ms) else False
             case CallModel():
-                await self._flush()
+                await self._save()
                 self._start_model(run, step)
                 return True
             case RunTools() | Settle():
@@ -293,7 +311,7 @@ class SessionWorker:
             else:
                 self._record(e.Woken(), run.run_id)
             return True
-        await self._flush()
+        await self._save()
         self._hands.host.wake_at(self.session_id, until_ms)
         return False
 
@@ -312,7 +330,7 @@ class SessionWorker:
         try:
             for intent in batch.intents():
                 self._record(intent, run.run_id)
-            await self._flush()
+            await self._save()
         except BaseException:
             await batch.abandon()
             raise
@@ -345,6 +363,7 @@ class SessionWorker:
         log.error("run.failed_internally", run_id=run_id, error=type(error).__name__, exc_info=error)
         message = f"internal error while the run was working ({type(error).__name__}); the daemon's log has the details"
         self._record(e.RunEnded(status=RunStatus.FAILED, error=message), run_id)
+        self._hands.tools.forget(run_id)
 
     async def _abort(self, run: RunState) -> None:
         """A stop was recorded: end what is in flight and keep what it had finished."""
@@ -359,7 +378,12 @@ class SessionWorker:
             for result in effect.batch.results():
                 self._record(result, effect.run_id)
         # A refused command must find nothing but its own entries in the buffer.
-        await self._flush()
+        try:
+            await self._save()
+        except _Unwritable as error:
+            # The run is over anyway; the model reads that these calls were stopped.
+            log.error("run.results_unwritable", run_id=run.run_id, exc_info=error.__cause__)
+            self._give_up()
 
     async def _abort_effect(self) -> None:
         if self._effect is not None and not self._effect.task.done():
@@ -368,6 +392,36 @@ class SessionWorker:
         self._effect = None
 
     # Recording
+
+    def _mark_durable(self) -> None:
+        assert self.memory is not None
+        self._durable = (self.memory.state, self.memory.last_at_ms)
+
+    def _give_up(self) -> None:
+        """Go back to what is durable."""
+        assert self.memory is not None
+        assert self._durable is not None
+        self.memory.state, self.memory.last_at_ms = self._durable
+        self._buffer = _Buffer()
+
+    def _rescue(self, error: _Unwritable) -> None:
+        """End the run whose entries cannot be written, with the reason; once, for that may be impossible as well."""
+        self._give_up()
+        cause = error.__cause__ or error
+        if self._rescuing or self.state.active is None:
+            raise cause
+        self._rescuing = True
+        self._fail_run(self.state.active.run_id, cause)
+
+    async def _save(self) -> None:
+        """Flush on behalf of the law, not of a caller."""
+        try:
+            await self._flush()
+        except Problem:
+            raise
+        # Neither the disk nor a rule: the entries themselves cannot be kept.
+        except Exception as error:
+            raise _Unwritable from error
 
     def _now(self) -> int:
         assert self.memory is not None
@@ -407,6 +461,8 @@ class SessionWorker:
         )
         await self._hands.journal.append(transition, also=also)
         self._buffer = _Buffer()
+        self._rescuing = False
+        self._mark_durable()
         for recorded in transition.entries:
             self.memory.transcript.extend(recorded)
         self._hands.host.changed(self.memory.state)
@@ -414,5 +470,5 @@ class SessionWorker:
     def _refuse_waiting(self, error: BaseException) -> None:
         for command in self._inbox:
             if not command.done.done():
-                command.done.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
+                command.done.set_exception(error if isinstance(error, Exception) else Draining())
         self._inbox.clear()

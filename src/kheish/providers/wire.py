@@ -10,6 +10,8 @@ from kheish.core.jsonvalue import JsonObject, JsonValue, decode, encode
 from kheish.core.messages import ToolCallPart, ToolResultPart
 
 MAX_CALL_ID = 64
+MAX_ARGUMENT_DEPTH = 100
+"""Far more than any tool takes, and less than what our JSON can write back."""
 _BEYOND_ANY_COUNT = 2**53
 _CALL_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_CALL_ID}}}\Z")
 _FOREIGN = re.compile(r"[^A-Za-z0-9_-]")
@@ -72,7 +74,14 @@ def _parse_arguments(arguments: JsonValue) -> tuple[JsonObject, str | None]:
         return {}, None
     if not isinstance(arguments, dict):
         return {}, "the arguments are not a JSON object"
+    if _deeper_than(arguments, MAX_ARGUMENT_DEPTH):
+        return {}, f"the arguments are nested deeper than {MAX_ARGUMENT_DEPTH} levels"
     return arguments, None
+
+
+def _deeper_than(value: JsonValue, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(levels == 0 or _deeper_than(item, levels - 1) for item in inner if isinstance(item, dict | list))
 
 
 def wire_call_id(call_id: str) -> str:
