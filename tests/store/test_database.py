@@ -10,6 +10,7 @@ import pytest
 
 from kheish.core.problems import Conflict, StoreUnavailable
 from kheish.store.database import SqliteDatabase, Transaction
+from kheish.store.events import FeedEvent
 from kheish.store.migrations import migrate
 
 pytestmark = pytest.mark.anyio
@@ -139,4 +140,63 @@ def test_the_database_is_for_its_owner_only(tmp_path: Path) -> None:
     database.run_offline(migrate)
 
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    database.close()
+
+
+async def test_a_reader_that_failed_half_way_sees_what_is_written_afterwards(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "kheish.db")
+    database.run_offline(migrate)
+    for number in range(3):
+        await database.write(insert(f"before {number}"))
+
+    def half_way(connection: sqlite3.Connection) -> None:
+        for row in connection.execute("SELECT binding_key FROM binding_keys"):
+            raise ValueError(row["binding_key"])
+
+    # As many failures as there are readers; the errors are kept, as a log or a task keeps them.
+    failures = await asyncio.gather(*(database.read(half_way) for _ in range(8)), return_exceptions=True)
+    await database.write(insert("after"))
+    seen = [await database.read(keys) for _ in range(8)]
+
+    assert all(isinstance(failure, ValueError) for failure in failures)
+    assert all("after" in found for found in seen)
+    database.close()
+
+
+async def test_a_store_that_another_process_keeps_locked_refuses_the_whole_group_at_once(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "kheish.db")
+    database.run_offline(migrate)
+    database.run_offline(lambda connection: connection.execute("PRAGMA busy_timeout = 200"))
+    other = sqlite3.connect(tmp_path / "kheish.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    started = asyncio.get_running_loop().time()
+    results = await asyncio.gather(
+        *(database.write(insert(f"refused {number}")) for number in range(40)), return_exceptions=True
+    )
+    took = asyncio.get_running_loop().time() - started
+    other.execute("ROLLBACK")
+
+    assert all(isinstance(result, StoreUnavailable) for result in results)
+    assert took < 2
+    assert await database.write(insert("accepted")) == "accepted"
+    database.close()
+    other.close()
+
+
+def test_a_bug_in_a_subscriber_leaves_nobody_waiting_for_a_commit(tmp_path: Path) -> None:
+    def broken(events: list[FeedEvent]) -> None:
+        raise ValueError("a bug")
+
+    def unit(transaction: Transaction) -> str:
+        transaction.published.append(FeedEvent(id=1, type="x", session_id=None, run_id=None, data=b"{}"))
+        return "written"
+
+    async def write() -> str:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: seen.append(context["exception"]))
+        return await asyncio.wait_for(database.write(unit), 5)
+
+    seen: list[object] = []
+    database = SqliteDatabase(tmp_path / "kheish.db", on_publish=broken)
+    assert asyncio.run(write()) == "written"
+    assert [type(error) for error in seen] == [ValueError]
     database.close()

@@ -214,6 +214,9 @@ class Engine:
         except Problem as problem:
             # A damaged session stays as it is; the rest of the daemon goes on.
             log.error("recovery.session_failed", session_id=session_id, code=problem.code, detail=problem.detail)
+        # Boot is for all sessions: not even a bug met on the way of one may keep the others down.
+        except Exception:
+            log.exception("recovery.session_crashed", session_id=session_id)
 
     async def _in_doubt(self, session_id: str) -> list[e.ToolIntended]:
         found: dict[str, e.ToolIntended] = {}

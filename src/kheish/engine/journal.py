@@ -16,11 +16,12 @@ INSERT INTO journal (session_id, position, run_id, at_ms, type, version, body)
 VALUES (:session_id, :position, :run_id, :at_ms, :type, :version, :body)
 """
 _LOAD = """
-SELECT position, run_id, at_ms, type, version, body FROM journal
- WHERE session_id = :session_id AND position > :after ORDER BY position
+SELECT position, run_id, at_ms, CAST(type AS BLOB) AS type, version, CAST(body AS BLOB) AS body FROM journal
+ WHERE session_id = :session_id ORDER BY position
 """
+# Texts are read as bytes: one that is not UTF-8 is this row's damage, not the query's.
 _LOAD_RUN = """
-SELECT position, run_id, at_ms, type, version, body FROM journal
+SELECT position, run_id, at_ms, CAST(type AS BLOB) AS type, version, CAST(body AS BLOB) AS body FROM journal
  WHERE session_id = :session_id AND position BETWEEN :first AND :last AND run_id = :run_id ORDER BY position
 """
 
@@ -46,12 +47,13 @@ def row_to_entry(session_id: str, row: sqlite3.Row) -> Recorded:
         JournalDamaged: the row cannot be read.
     """
     try:
-        entry = decode_entry(row["type"], row["version"], row["body"])
-    except ValueError as error:
+        at_ms, run_id = row["at_ms"], row["run_id"]
+        if not isinstance(at_ms, int) or not isinstance(run_id, str | None):
+            raise ValueError("a column has the wrong type")
+        entry = decode_entry(row["type"].decode(), row["version"], row["body"])
+    except (ValueError, TypeError, AttributeError) as error:
         raise JournalDamaged(session_id, row["position"]) from error
-    return Recorded(
-        session_id=session_id, offset=row["position"], at_ms=row["at_ms"], run_id=row["run_id"], entry=entry
-    )
+    return Recorded(session_id=session_id, offset=row["position"], at_ms=at_ms, run_id=run_id, entry=entry)
 
 
 class DatabaseJournal:
@@ -87,8 +89,12 @@ class DatabaseJournal:
 
     async def load(self, session_id: str) -> Sequence[Recorded]:
         def query(connection: sqlite3.Connection) -> list[Recorded]:
-            rows = connection.execute(_LOAD, {"session_id": session_id, "after": 0})
-            return [row_to_entry(session_id, row) for row in rows]
+            rows = connection.execute(_LOAD, {"session_id": session_id}).fetchall()
+            found = [row_to_entry(session_id, row) for row in rows]
+            for expected, recorded in enumerate(found, start=1):
+                if recorded.offset != expected:
+                    raise JournalDamaged(session_id, expected)
+            return found
 
         return await self._database.read(query)
 

@@ -28,6 +28,7 @@ from kheish.engine.decide import (
 )
 from kheish.engine.effects import ModelCaller, ToolBatch, ToolCaller
 from kheish.engine.entries import Recorded, RunStatus
+from kheish.engine.journal import JournalDamaged
 from kheish.engine.judge import Judge
 from kheish.engine.ports import Journal, Proposal, Rule, Transition
 from kheish.engine.state import CallState, RunState, SessionState, advance, apply
@@ -171,8 +172,12 @@ class SessionWorker:
             return
         memory = SessionMemory(state=SessionState(session_id=self.session_id), transcript=Transcript())
         for recorded in await self._hands.journal.load(self.session_id):
-            memory.state = advance(memory.state, recorded)
-            memory.transcript.extend(recorded)
+            try:
+                memory.state = advance(memory.state, recorded)
+                memory.transcript.extend(recorded)
+            # Well-formed JSON that no release wrote: whatever it breaks, the entry is what is wrong.
+            except Exception as error:
+                raise JournalDamaged(self.session_id, recorded.offset) from error
             memory.last_at_ms = recorded.at_ms
         self.memory = memory
         self._mark_durable()

@@ -113,7 +113,7 @@ class SqliteDatabase:
 
     async def write(self, unit: Callable[[Transaction], T]) -> T:
         if self._closed:
-            raise StoreUnavailable("The store is closed; the daemon is shutting down.")
+            raise _closed()
         pending: _Unit[T] = _Unit(unit, asyncio.get_running_loop())
         self._inbox.put(pending)
         return await pending.future
@@ -129,6 +129,7 @@ class SqliteDatabase:
         self._closed = True
         self._inbox.put(None)
         self._thread.join()
+        self._refuse_late()
         self._readers.shutdown(wait=True)
         for connection in self._reader_connections:
             connection.close()
@@ -158,7 +159,14 @@ class SqliteDatabase:
         if connection is None:
             connection = self._local.connection = self._connect(read_only=True)
             self._reader_connections.append(connection)
-        return query(connection)
+        try:
+            return query(connection)
+        except BaseException:
+            # A cursor left half-read, alive in the traceback, would pin this reader to an old snapshot.
+            del self._local.connection
+            self._reader_connections.remove(connection)
+            connection.close()
+            raise
 
     def _serve(self) -> None:
         while (first := self._inbox.get()) is not None:
@@ -166,6 +174,13 @@ class SqliteDatabase:
             self._commit(group)
             if last:
                 return
+
+    def _refuse_late(self) -> None:
+        """Answer whoever handed something over while the store closed."""
+        with contextlib.suppress(queue.Empty):
+            while (unit := self._inbox.get_nowait()) is not None:
+                unit.error = _closed()
+                self._wake([unit])
 
     def _gather(self, first: _Unit[Any]) -> tuple[list[_Unit[Any]], bool]:
         group = [first]
@@ -180,23 +195,29 @@ class SqliteDatabase:
         return group, False
 
     def _commit(self, group: list[_Unit[Any]]) -> None:
+        begun = False
         try:
             self._connection.execute("BEGIN IMMEDIATE")
+            begun = True
             for unit in group:
                 self._run(unit)
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
-            if len(group) > 1:
+            if begun and len(group) > 1:
                 # One unit's trouble must not become its neighbours': each on its own.
                 for unit in group:
                     unit.error, unit.published = None, []
                     self._commit([unit])
                 return
-            self._fail(group[0], error)
+            for unit in group:
+                self._fail(unit, error)
         self._commits += 1
         self._units += len(group)
         self._failed += sum(isinstance(unit.error, StoreUnavailable) for unit in group)
+        self._wake(group)
+
+    def _wake(self, group: list[_Unit[Any]]) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[_Unit[Any]]] = {}
         for unit in group:
             by_loop.setdefault(unit.loop, []).append(unit)
@@ -231,12 +252,17 @@ class SqliteDatabase:
         unit.published = []
 
     def _deliver(self, units: list[_Unit[Any]]) -> None:
-        if self._on_publish is not None:
+        try:
             events = [event for unit in units for event in unit.published]
-            if events:
+            if events and self._on_publish is not None:
                 self._on_publish(events)
-        for unit in units:
-            unit.settle()
+        finally:
+            for unit in units:
+                unit.settle()
+
+
+def _closed() -> StoreUnavailable:
+    return StoreUnavailable("The store is closed; the daemon is shutting down.")
 
 
 def _unexpected(error: Exception) -> Exception:
