@@ -156,3 +156,60 @@ async def test_an_event_of_a_refused_unit_is_never_seen(database: SqliteDatabase
 
     (event,) = await take(feed, 1, cursor=0)
     assert json.loads(event.data) == {"n": 0}
+
+
+async def test_a_backlog_lost_during_the_replay_is_told_after_the_replay(database: SqliteDatabase, feed: Feed) -> None:
+    await emit(database, feed, 1200)
+
+    async with feed.subscribe(cursor=1) as events:
+        first = [await asyncio.wait_for(anext(events), 5) for _ in range(10)]
+        for _ in range(15):
+            await emit(database, feed, 100)
+        replayed = [await asyncio.wait_for(anext(events), 5) for _ in range(1199 - 10)]
+        gap = json.loads((await asyncio.wait_for(anext(events), 5)).data)
+        rest = [await asyncio.wait_for(anext(events), 5) for _ in range(1500 - gap["skipped"])]
+
+    assert [event.id for event in first + replayed] == list(range(2, 1201))
+    assert (gap["reason"], gap["resume_after_id"]) == ("live_lag", str(1200 + gap["skipped"]))
+    assert [event.id for event in rest] == list(range(1201 + gap["skipped"], 2701))
+
+
+async def test_events_that_leave_the_window_during_a_slow_replay_are_a_gap(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "kheish.db")
+    database.run_offline(migrate)
+    feed = Feed(database, capacity=2000)
+    database.subscribe(feed.publish)
+    await emit(database, feed, 1500)
+
+    ids: list[int] = []
+    skipped = 0
+    async with feed.subscribe(cursor=1) as events:
+        ids.append((await asyncio.wait_for(anext(events), 5)).id or 0)
+        for _ in range(30):
+            await emit(database, feed, 100)
+        while ids[-1] < 4500:
+            event = await asyncio.wait_for(anext(events), 5)
+            if event.type == "stream_gap":
+                body = json.loads(event.data)
+                skipped += body["skipped"]
+                assert int(body["resume_after_id"]) == ids[-1] + body["skipped"]
+                ids.append(int(body["resume_after_id"]))
+            else:
+                assert event.id == ids[-1] + 1
+                ids.append(event.id)
+
+    assert skipped > 0
+    database.close()
+
+
+async def test_a_slow_reader_of_large_events_holds_a_bounded_number_of_bytes(
+    database: SqliteDatabase, feed: Feed
+) -> None:
+    large: dict[str, object] = {"text": "x" * 1_000_000}
+    async with feed.subscribe() as slow:
+        for _ in range(100):
+            feed.publish_live("trace", session_id="s", run_id="r", data=large)
+        slow.close()
+        held = [event async for event in slow]
+
+    assert 0 < sum(len(event.data) for event in held) < 12_000_000

@@ -18,6 +18,8 @@ _TRIM_EVERY_ROWS = 512
 """Trimming each commit would cost every run; the window may be this much longer than its limit."""
 _SUBSCRIBER_BACKLOG = 1024
 """Events a slow reader may fall behind before it gets a `live_lag` gap instead."""
+_BACKLOG_BYTES = 8 * 1024 * 1024
+"""The same in bytes: a few large events must not hold more memory than many small ones."""
 _REPLAY_PAGE = 500
 
 _INSERT = "INSERT INTO feed (type, session_id, run_id, data) VALUES (:type, :session_id, :run_id, :data)"
@@ -201,8 +203,12 @@ class Subscription:
         self._cursor = cursor
         self._page: deque[FeedEvent] = deque()
         self._waiting: deque[FeedEvent] = deque()
-        self._dropped = 0
-        self._gap_reason = "live_lag"
+        self._waiting_bytes = 0
+        self._cut = 0
+        """Events that left the window before they were replayed."""
+        self._lagged = 0
+        """Events dropped from the backlog, up to `_lagged_through`."""
+        self._lagged_through = 0
         self._last_id = 0
         self._replay_until = 0
         self._awake = asyncio.Event()
@@ -214,6 +220,9 @@ class Subscription:
         self._replay_until = self._feed.tail_id
         self._last_id = self._replay_until if self._cursor is None else min(self._cursor, self._replay_until)
         self._cut_window()
+        if self._cursor == 0:
+            # "From the beginning" means all there is.
+            self._cut = 0
         return self
 
     async def __aexit__(
@@ -232,18 +241,20 @@ class Subscription:
         for event in events:
             if not self._scope.admits(event):
                 continue
-            if len(self._waiting) >= _SUBSCRIBER_BACKLOG:
+            if len(self._waiting) >= _SUBSCRIBER_BACKLOG or self._waiting_bytes > _BACKLOG_BYTES:
                 dropped += self._drop_backlog()
             self._waiting.append(event)
+            self._waiting_bytes += len(event.data)
         self._awake.set()
         return dropped
 
     def _drop_backlog(self) -> int:
         lost = [event for event in self._waiting if event.id is not None]
         self._waiting.clear()
-        self._dropped += len(lost)
+        self._waiting_bytes = 0
         if lost:
-            self._last_id = max(self._last_id, lost[-1].id or 0)
+            self._lagged += len(lost)
+            self._lagged_through = lost[-1].id or 0
         return len(lost)
 
     def __aiter__(self) -> Subscription:
@@ -251,14 +262,22 @@ class Subscription:
 
     async def __anext__(self) -> FeedEvent:
         while True:
-            if self._dropped and not self._page:
-                return self._gap()
+            if self._cut:
+                skipped, self._cut = self._cut, 0
+                return self._gap(skipped, "replay_window")
             if self._page:
                 return self._taken(self._page.popleft())
             if self._last_id < self._replay_until:
                 await self._replay()
+            elif self._lagged:
+                # After the replay: what was dropped came later than all of it.
+                skipped, self._lagged = self._lagged, 0
+                self._last_id = self._lagged_through
+                return self._gap(skipped, "live_lag")
             elif self._waiting:
-                return self._taken(self._waiting.popleft())
+                event = self._waiting.popleft()
+                self._waiting_bytes -= len(event.data)
+                return self._taken(event)
             elif self._closed:
                 raise StopAsyncIteration
             else:
@@ -271,31 +290,30 @@ class Subscription:
 
     async def _replay(self) -> None:
         page = await self._feed.page(self._scope, self._last_id, self._replay_until)
-        self._page.extend(page)
-        if len(page) < _REPLAY_PAGE:
+        last = len(page) < _REPLAY_PAGE
+        # The window moves on while a slow reader takes its pages.
+        self._cut_window()
+        self._page.extend(event for event in page if (event.id or 0) > self._last_id)
+        if last:
             self._replay_until = 0
 
     def _cut_window(self) -> None:
-        if self._cursor is None or self._cursor == 0:
-            return
-        floor = self._feed.floor()
+        floor = min(self._feed.floor(), self._replay_until)
         if self._last_id < floor:
-            self._dropped = floor - self._last_id
+            self._cut = floor - self._last_id
             self._last_id = floor
-            self._gap_reason = "replay_window"
 
-    def _gap(self) -> FeedEvent:
+    def _gap(self, skipped: int, reason: str) -> FeedEvent:
         data = encode(
             {
                 "type": "stream_gap",
-                "skipped": self._dropped,
+                "skipped": skipped,
                 "resume_after_id": str(self._last_id),
-                "reason": self._gap_reason,
+                "reason": reason,
                 "scope": self._scope.name,
                 "skipped_is_estimate": self._scope.name != "global",
             }
         )
-        self._dropped, self._gap_reason = 0, "live_lag"
         self._feed.count_gap()
         return FeedEvent(
             id=self._last_id,
