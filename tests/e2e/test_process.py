@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -122,14 +123,6 @@ def test_a_port_in_use_is_a_clear_refusal(daemon: Daemon, tmp_path: Path) -> Non
     assert str(port) in other.stderr
 
 
-def test_a_bind_to_another_interface_is_refused_without_tokens(daemon: Daemon, tmp_path: Path) -> None:
-    other = refused(daemon, "--state-root", str(tmp_path / "other"), "--bind", "0.0.0.0:0")
-
-    assert other.returncode == 1
-    assert "loopback" in other.stderr
-    assert not (tmp_path / "other").exists()
-
-
 def test_several_routes_without_a_default_are_refused_with_and_without_the_option(
     daemon: Daemon, tmp_path: Path
 ) -> None:
@@ -168,3 +161,43 @@ def test_a_removed_turn_ceiling_is_said_in_the_log(served: Served) -> None:
     daemon, _ = served(Answer(text="x"), env={"KHEISH_AGENT_MAX_TURNS": "0"})
 
     assert "no_turn_ceiling" in daemon.log()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--bind", "0.0.0.0:0", "--http-auth-mode", "none"), "--http-auth-mode none"),
+        (("--bind", "0.0.0.0:0"), "--http-admin-token-file"),
+        (("--http-auth-mode", "bearer"), "admin token"),
+        (("--http-readonly-token", "hunter2"), "admin token"),
+        (("--http-admin-token", "hunter2", "--http-readonly-token", "hunter2"), "the same"),
+        (("--http-cors-allow-origin", "*"), "--http-cors-allow-origin"),
+    ],
+)
+def test_a_daemon_that_would_be_open_refuses_to_start_before_it_listens(
+    tmp_path: Path, arguments: tuple[str, ...], named: str
+) -> None:
+    ended = refused(Daemon(tmp_path, routes=SCRIPTED), *arguments)
+
+    assert ended.returncode == 1
+    assert named in ended.stderr
+    assert "hunter2" not in ended.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_with_an_admin_token_every_address_asks_for_it(daemon_for: Callable[..., Daemon]) -> None:
+    daemon = daemon_for(
+        SCRIPTED,
+        arguments=("--bind", "0.0.0.0:0", "--allow-empty-routes"),
+        env={"KHEISH_DAEMON_ADMIN_TOKEN": "hunter2"},
+    )
+    url = daemon.url.replace("0.0.0.0", "127.0.0.1")
+    cli = [sys.executable, "-m", "kheish", "--base-url", url]
+
+    def exit_status(*options: str) -> int:
+        return subprocess.run([*cli, *options, "status"], env=daemon.env, capture_output=True).returncode
+
+    assert httpx2.get(f"{url}/v1/status").status_code == 401
+    assert httpx2.get(f"{url}/v1/status", headers={"authorization": "Bearer hunter2"}).status_code == 200
+    assert httpx2.get(f"{url}/readyz").status_code == 200
+    assert [exit_status(), exit_status("--token", "wrong"), exit_status("--token", "hunter2")] == [4, 4, 0]

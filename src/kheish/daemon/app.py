@@ -9,7 +9,7 @@ from kheish.daemon import system
 from kheish.daemon.registry import routers
 from kheish.http.bodies import DEFAULT_MAX_BYTES, Bodies
 from kheish.http.failures import Failures
-from kheish.http.gate import Gate
+from kheish.http.gate import Authority, Gate
 from kheish.http.paths import RawPaths
 from kheish.http.problems import install
 from kheish.http.services import provide
@@ -36,7 +36,9 @@ def build_app() -> FastAPI:
     return app
 
 
-def with_edge(app: FastAPI, services: tuple[object, ...], *, max_body_bytes: int = DEFAULT_MAX_BYTES) -> ASGIApp:
+def with_edge(
+    app: FastAPI, services: tuple[object, ...], authority: Authority, *, max_body_bytes: int = DEFAULT_MAX_BYTES
+) -> ASGIApp:
     """Give ``app`` its services and put the layers of the edge around it, outermost first."""
     provide(app, *services)
-    return Failures(Gate(Bodies(RawPaths(app), max_bytes=max_body_bytes)))
+    return Failures(Gate(Bodies(RawPaths(app), max_bytes=max_body_bytes), authority))

@@ -12,6 +12,16 @@ from kheish.runtime.cli import PERMISSION_MODES
 _PROVIDERS = ("anthropic", "openai", "openrouter", "openai_compatible")
 
 
+class _CommaList(click.ParamType[str]):
+    """One value of a list that its environment variable separates with commas."""
+
+    name = "origin"
+    envvar_list_splitter = ","
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return value.strip()
+
+
 def _option(flag: str, env: str | None, help_text: str, *, kind: click.ParamType[object] | None = None) -> click.Option:
     return click.Option([flag], envvar=env, show_envvar=env is not None, type=kind, help=help_text)
 
@@ -30,7 +40,22 @@ SERVE_OPTIONS: tuple[click.Parameter, ...] = (
         help="Start without any model route.",
     ),
     _option(
-        "--http-auth-mode", "KHEISH_HTTP_AUTH_MODE", "Access control.", kind=click.Choice(["auto", "none", "bearer"])
+        "--http-auth-mode",
+        "KHEISH_HTTP_AUTH_MODE",
+        "auto asks for tokens when an admin token is given.  [default: auto]",
+        kind=click.Choice(["auto", "bearer", "none"]),
+    ),
+    _option("--http-admin-token", "KHEISH_DAEMON_ADMIN_TOKEN", "Opens everything; better the file."),
+    _option("--http-admin-token-file", "KHEISH_DAEMON_ADMIN_TOKEN_FILE", "Read again for each request."),
+    _option("--http-readonly-token", "KHEISH_DAEMON_READONLY_TOKEN", "Opens what only reads; better the file."),
+    _option("--http-readonly-token-file", "KHEISH_DAEMON_READONLY_TOKEN_FILE", "Read again for each request."),
+    click.Option(
+        ["--http-cors-allow-origin"],
+        multiple=True,
+        envvar="KHEISH_HTTP_CORS_ALLOW_ORIGINS",
+        show_envvar=True,
+        type=_CommaList(),
+        help="Only these loopback origins; repeat, or separate with commas.",
     ),
     _option("--http-max-body-bytes", None, "Larger requests get 413.", kind=click.IntRange(min=1)),
     _option(

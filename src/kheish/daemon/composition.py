@@ -12,6 +12,7 @@ import structlog
 from starlette.types import ASGIApp
 
 from kheish.approvals.service import Approvals
+from kheish.auth.control_plane import ControlPlane
 from kheish.core.clock import Clock, SystemClock
 from kheish.core.ids import IdSource, RandomIds
 from kheish.core.problems import Problem
@@ -66,6 +67,7 @@ class Daemon:
     app: ASGIApp
     engine: Engine
     board: StatusBoard
+    control_plane: ControlPlane
     streams: Streams
     supervisor: Supervisor
     unfinished: tuple[str, ...]
@@ -123,7 +125,7 @@ async def open_daemon(
             clock=clock or SystemClock(),
             ids=ids or RandomIds(),
         )
-        daemon = _assemble(parts)
+        daemon = _assemble(parts, _control_plane(parts))
         stack.push_async_callback(daemon.drain, _LAST_STOP_S)
         yield daemon
 
@@ -143,7 +145,16 @@ class _Parts:
     ids: IdSource
 
 
-def _assemble(parts: _Parts) -> Daemon:
+def _control_plane(parts: _Parts) -> ControlPlane:
+    return ControlPlane(
+        settings=parts.settings.access,
+        bind_host=parts.settings.bind_host,
+        audit=parts.settings.state_root / "control-plane-auth" / "audit.jsonl",
+        clock=parts.clock,
+    )
+
+
+def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     settings, database, feed = parts.settings, parts.database, parts.feed
     tools = ToolRuntime(ToolRegistry(builtin_tools(ShellEnvironment().variables(settings.environ))))
     permissions = RulePermissions(mode=permission_mode(settings.permission_mode))
@@ -161,16 +172,17 @@ def _assemble(parts: _Parts) -> Daemon:
         clock=parts.clock,
         ids=parts.ids,
     )
-    board = _board(parts, engine, ledger, sessions, runtime)
+    board = _board(parts, control_plane, engine, ledger, sessions, runtime)
     streams = Streams()
     checks = PermissionChecks(permissions=permissions, sessions=sessions, tool_names=tools.names)
     work = _work(parts, engine, sessions, ledger, runtime)
     services = (sessions, ledger, runtime, board, feed, streams, checks, *work)
     return Daemon(
         settings=settings,
-        app=with_edge(build_app(), services, max_body_bytes=settings.http_max_body_bytes),
+        app=with_edge(build_app(), services, control_plane, max_body_bytes=settings.http_max_body_bytes),
         engine=engine,
         board=board,
+        control_plane=control_plane,
         streams=streams,
         supervisor=parts.supervisor,
         unfinished=tuple(database.run_offline(runs_store.live_sessions)),
@@ -189,9 +201,17 @@ def _runtime(parts: _Parts, permissions: RulePermissions, tools: ToolRuntime) ->
     )
 
 
-def _board(parts: _Parts, engine: Engine, ledger: RunLedger, sessions: Sessions, runtime: Runtime) -> StatusBoard:
+def _board(
+    parts: _Parts,
+    control_plane: ControlPlane,
+    engine: Engine,
+    ledger: RunLedger,
+    sessions: Sessions,
+    runtime: Runtime,
+) -> StatusBoard:
     return StatusBoard(
         settings=parts.settings,
+        control_plane=control_plane,
         database=parts.database,
         feed=parts.feed,
         lock=parts.lock,

@@ -61,6 +61,7 @@ async def _serve(settings: Settings) -> int:
     if settings.max_turns == 0:
         log.warning("daemon.no_turn_ceiling", variable="KHEISH_AGENT_MAX_TURNS")
     async with open_daemon(settings) as daemon:
+        daemon.control_plane.require_boundary(settings.bind_host)
         with contextlib.closing(_bind(settings)) as listener:
             daemon.board.bind_addr = _address(listener)
             await daemon.start()

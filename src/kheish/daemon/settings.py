@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from kheish.auth.control_plane import AccessSettings, AuthMode, tokens_for
+from kheish.auth.tokens import Token, configured
 from kheish.core.problems import Problem
 from kheish.http.bodies import DEFAULT_MAX_BYTES
+from kheish.http.cors import cors_policy
 from kheish.providers.drivers import Driver
 from kheish.providers.single_route import SingleRouteFlags
 from kheish.store.feed import DEFAULT_CAPACITY_ROWS
@@ -22,12 +25,8 @@ DEFAULT_DRAIN_MS = 8000
 MAX_EVENT_HISTORY = 262_144
 LOG_LEVELS = ("error", "warn", "info", "debug", "trace")
 LOG_FORMATS = ("auto", "pretty", "json")
-_TOKENS = (
-    ("http_admin_token", "KHEISH_DAEMON_ADMIN_TOKEN"),
-    ("http_admin_token_file", "KHEISH_DAEMON_ADMIN_TOKEN_FILE"),
-    ("http_readonly_token", "KHEISH_DAEMON_READONLY_TOKEN"),
-    ("http_readonly_token_file", "KHEISH_DAEMON_READONLY_TOKEN_FILE"),
-)
+_TOKENS = frozenset({"KHEISH_DAEMON_ADMIN_TOKEN", "KHEISH_DAEMON_READONLY_TOKEN"})
+"""Not kept: their digests are all that is needed."""
 
 T = TypeVar("T")
 
@@ -47,6 +46,7 @@ class Settings:
     """0: any free port."""
     state_root: Path
     workspace_root: Path
+    access: AccessSettings = field(default_factory=AccessSettings)
     routes_file: Path | None = None
     default_route: str | None = None
     allow_empty_routes: bool = False
@@ -71,12 +71,14 @@ def from_options(options: Mapping[str, object], environ: Mapping[str, str] | Non
     Raises:
         SettingsRefused: a value is not usable; the text names the option and never holds a secret.
     """
-    env = dict(os.environ if environ is None else environ)
-    _refuse_tokens(options, env)
+    env = {name: value for name, value in (os.environ if environ is None else environ).items() if name not in _TOKENS}
     host, port = _bind(_given(options, "bind", str) or DEFAULT_BIND)
+    access = _access(options)
+    tokens_for(access, host)
     return Settings(
         bind_host=host,
         bind_port=port,
+        access=access,
         state_root=Path(str(options.get("state_root") or DEFAULT_STATE_ROOT)).absolute(),
         workspace_root=_workspace(options.get("workspace_root")),
         routes_file=None if not options.get("routes_file") else Path(str(options["routes_file"])).absolute(),
@@ -98,19 +100,20 @@ def from_options(options: Mapping[str, object], environ: Mapping[str, str] | Non
     )
 
 
-def _refuse_tokens(options: Mapping[str, object], env: Mapping[str, str]) -> None:
-    mode = str(options.get("http_auth_mode") or env.get("KHEISH_HTTP_AUTH_MODE") or "auto")
-    if mode not in ("auto", "none"):
-        raise SettingsRefused(
-            f"--http-auth-mode {mode}: this release has no control-plane tokens yet. "
-            "It serves this machine only; leave the option out, or give auto or none."
-        )
-    for option, variable in _TOKENS:
-        if options.get(option) or env.get(variable):
-            raise SettingsRefused(
-                f"--{option.replace('_', '-')} (or {variable}) is set, but this release has no control-plane "
-                "tokens yet and would serve without checking them. Unset it."
-            )
+def _access(options: Mapping[str, object]) -> AccessSettings:
+    given = options.get("http_cors_allow_origin") or ()
+    texts = [str(text) for text in given] if isinstance(given, (list, tuple)) else []
+    return AccessSettings(
+        mode=AuthMode(_choice(options, "http_auth_mode", tuple(AuthMode), AuthMode.AUTO)),
+        admin=_token(options, "admin"),
+        read_only=_token(options, "readonly"),
+        cors=cors_policy(origin for text in texts for origin in text.split(",")),
+    )
+
+
+def _token(options: Mapping[str, object], name: str) -> Token | None:
+    value, file = options.get(f"http_{name}_token"), options.get(f"http_{name}_token_file")
+    return configured(name, value=None if value is None else str(value), file=None if file is None else str(file))
 
 
 def _bind(text: str) -> tuple[str, int]:
@@ -121,13 +124,9 @@ def _bind(text: str) -> tuple[str, int]:
     if host == "localhost":
         host = "127.0.0.1"
     try:
-        address = ipaddress.ip_address(host)
+        ipaddress.ip_address(host)
     except ValueError:
         raise SettingsRefused(f"--bind {text}: {host!r} is not an IP address") from None
-    if not address.is_loopback:
-        raise SettingsRefused(
-            f"--bind {text}: without control-plane tokens the daemon serves this machine only; use a loopback address"
-        )
     return host, int(port)
 
 

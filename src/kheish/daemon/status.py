@@ -6,6 +6,7 @@ import os
 import time
 from typing import Protocol, cast
 
+from kheish.auth.control_plane import ControlPlane
 from kheish.core.clock import Clock
 from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.daemon.probes import write_probe
@@ -61,6 +62,7 @@ class StatusBoard:
         self,
         *,
         settings: Settings,
+        control_plane: ControlPlane,
         database: Database,
         feed: Feed,
         lock: StateLock,
@@ -72,6 +74,7 @@ class StatusBoard:
         clock: Clock,
     ) -> None:
         self._settings = settings
+        self._control_plane = control_plane
         self._database = database
         self._feed = feed
         self._lock = lock
@@ -112,10 +115,10 @@ class StatusBoard:
             "control_plane": {
                 "bind_addr": self.bind_addr,
                 "base_url": self.base_url,
-                "auth_enabled": False,
+                "auth_enabled": self._control_plane.enabled,
                 "externally_exposed_without_auth": False,
-                "cors_policy": "loopback",
-                "cors_allowed_origin_count": 0,
+                "cors_policy": self._control_plane.cors.name,
+                "cors_allowed_origin_count": len(self._control_plane.cors.origins),
             },
             "storage": storage,
             "provider_readiness": readiness,

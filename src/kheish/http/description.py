@@ -20,4 +20,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     for name in _UNUSED_SCHEMAS:
         schemas.pop(name, None)
     schemas["Problem"] = SCHEMA
+    # Optional: a daemon of this machine alone may ask for no token.
+    document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{"token": []}, {}]
     return document

@@ -87,9 +87,9 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)}
 
 
-READING = documented(400, 403, 404, 422, 500)
+READING = documented(400, 401, 403, 404, 422, 429, 500)
 """What any GET may answer instead."""
-CHANGING = documented(400, 403, 404, 409, 413, 415, 422, 500, 503)
+CHANGING = documented(400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503)
 """What any mutation may answer instead."""
 SCHEMA: JsonObject = {
     "type": "object",
