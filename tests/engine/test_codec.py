@@ -21,7 +21,7 @@ from kheish.core.messages import (
 )
 from kheish.engine import entries as e
 from kheish.engine.codec import VERSION, decode_entry, encode_entry, type_name
-from kheish.engine.entries import Decision, Entry, RouteRef, Ruling, RunStatus
+from kheish.engine.entries import Decision, Entry, OnInDoubt, OnRestart, RouteRef, Ruling, RunStatus
 
 GOLDEN = Path(__file__).parent / "golden" / "entries_v1.jsonl"
 
@@ -42,6 +42,17 @@ ENTRIES: tuple[Entry, ...] = (
         requirements=({"type": "workspace_file", "path": "a.md"},),
         max_turns=7,
         reply_targets=({"plugin": "http", "address": "x"},),
+    ),
+    e.InputAccepted(
+        agent_id="agent-1",
+        kind="input",
+        envelope={},
+        text="careful",
+        route=RouteRef(route_id="main", driver="openai", model="gpt-5.4"),
+        generation=Generation(),
+        summary={},
+        on_restart=OnRestart.INTERRUPT,
+        on_in_doubt=OnInDoubt.ASK,
     ),
     e.RunStarted(),
     e.ModelReplied(
@@ -72,6 +83,7 @@ ENTRIES: tuple[Entry, ...] = (
         )
     ),
     e.ApprovalsResolved(resolutions=({"request_id": "approval-bash-1-x", "behavior": "allow"},)),
+    e.InDoubtAsked(requests=({"id": "approval-bash-2-x", "tool_call_id": "call-1", "in_doubt": True},)),
     e.QuestionRequested(call_id="call-3", request={"id": "question-request-call-3", "questions": []}),
     e.QuestionResolved(call_id="call-3", resolution={"request_id": "question-request-call-3", "declined": True}),
     e.ToolIntended(call_id="call-1", name="bash", input={"command": "ls"}, facts={"pid": 1}, attempt=2),

@@ -59,13 +59,16 @@ class CountingIds:
 
 @dataclass
 class RecordingTool:
-    """Writes down each execution; ``hold`` keeps it running until the test lets go."""
+    """Writes down each execution; ``hold`` keeps it running until the test lets go, ``known`` is what it settles to."""
 
     name: str
     replay: Replay
     parallel: bool = False
     executions: list[JsonObject] = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=dict)
+    """The idempotency key each call came with."""
     hold: asyncio.Event | None = None
+    known: ToolOutcome | None = None
     started: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -89,7 +92,7 @@ class RecordingTool:
         return _Recording(self, call)
 
     async def settle(self, call: ToolCall, facts: JsonObject, context: ToolContext) -> ToolOutcome | None:
-        return None
+        return self.known
 
 
 class _Recording:
@@ -102,6 +105,7 @@ class _Recording:
 
     async def run(self) -> ToolOutcome:
         self._tool.executions.append(self._call.input)
+        self._tool.keys[self._call.id] = self._call.idempotency_key
         self._tool.started.set()
         if self._tool.hold is not None:
             await self._tool.hold.wait()
@@ -187,15 +191,18 @@ class World:
         permissions: TablePermissions | None = None,
         life: str = "a",
         clock: FakeClock | None = None,
+        policy: e.OnRestart = e.OnRestart.RESUME,
     ) -> None:
         self.journal = journal or MemoryJournal()
         self.clock = clock or FakeClock()
         self.model = FunctionModel(model)
         self.touch = RecordingTool("touch", Replay.NEVER)
+        self.poke = RecordingTool("poke", Replay.NEVER, parallel=True)
+        self.pay = RecordingTool("pay", Replay.KEYED, parallel=True)
         self.look = RecordingTool("look", Replay.SAFE, parallel=True)
         self.note = RecordingTool("note", Replay.TRANSACTIONAL)
         self.limits = ToolRuntimeLimits()
-        runtime = ToolRuntime(ToolRegistry((self.touch, self.look, self.note, AskUserQuestion())))
+        runtime = ToolRuntime(ToolRegistry((self.touch, self.poke, self.pay, self.look, self.note, AskUserQuestion())))
         self.engine = Engine(
             journal=self.journal,
             models=self.model,
@@ -207,6 +214,7 @@ class World:
             limits=lambda: self.limits,
             tool_context=_context,
             system=lambda run: ("Be brief.",),
+            restart_policy=policy,
         )
 
     async def submit(self, text: str = "go", run_id: str = "run-1", **fields: object) -> SessionState:

@@ -22,7 +22,7 @@ from kheish.core.messages import (
     Usage,
 )
 from kheish.engine import entries as e
-from kheish.engine.entries import Decision, Entry, RouteRef, Ruling, RunStatus
+from kheish.engine.entries import Decision, Entry, OnInDoubt, OnRestart, RouteRef, Ruling, RunStatus
 
 VERSION = 1
 
@@ -32,6 +32,7 @@ _TYPES: dict[str, type[Entry]] = {
     "model_replied": e.ModelReplied,
     "model_failed": e.ModelFailed,
     "calls_decided": e.CallsDecided,
+    "in_doubt_asked": e.InDoubtAsked,
     "approvals_resolved": e.ApprovalsResolved,
     "question_requested": e.QuestionRequested,
     "question_resolved": e.QuestionResolved,
@@ -187,7 +188,10 @@ _CONVERT_ANY: dict[str, Callable[[object], object]] = {
     "tool_choice": _tool_choice,
     "finish_reason": lambda value: FinishReason(cast("str", value)),
     "status": lambda value: RunStatus(cast("str", value)),
+    "on_restart": lambda value: OnRestart(cast("str", value)),
+    "on_in_doubt": lambda value: OnInDoubt(cast("str", value)),
     "requirements": _tuple,
+    "requests": _tuple,
     "reply_targets": _tuple,
     "resolutions": _tuple,
     "context_updates": _tuple,

@@ -17,7 +17,7 @@ MAX_TRUNCATIONS = 3
 """Continuations of a reply that hit the output ceiling."""
 ESCALATED_OUTPUT_TOKENS = 64_000
 MAX_RESUMES_WITHOUT_PROGRESS = 3
-"""A run that kills its daemon each time must not do so forever."""
+"""So often a run is resumed in vain; it is not resumed once more, for it may be what brings the daemon down."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +86,7 @@ def decide(run: RunState) -> Step:
     """Return the one next step of a live run that holds its session's slot."""
     if run.stop is not None:
         return Finish(status=run.stop.status, error=run.stop.error)
-    if run.resumes >= MAX_RESUMES_WITHOUT_PROGRESS:
+    if run.resumes > MAX_RESUMES_WITHOUT_PROGRESS:
         return Finish(status=RunStatus.FAILED, error="resume_limit_reached")
     if run.status.waiting or run.due_at_ms is not None:
         return Wait(until_ms=run.due_at_ms)

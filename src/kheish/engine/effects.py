@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ from kheish.core.jsonvalue import JsonObject
 from kheish.core.messages import FinishReason, Generation, Message, Part, ToolCallPart
 from kheish.core.problems import Problem
 from kheish.engine.decide import MAX_ATTEMPTS, CallModel
-from kheish.engine.entries import ModelFailed, ModelReplied, Ruling, ToolFinished, ToolIntended
+from kheish.engine.entries import ModelFailed, ModelReplied, OnInDoubt, Ruling, ToolFinished, ToolIntended
 from kheish.engine.ports import LiveEvents, Models
 from kheish.engine.state import CallState, RunState
 from kheish.providers.protocol import ModelReply, ModelRequest, ProviderError, TextDelta
@@ -169,10 +170,12 @@ class _Slot:
 class ToolBatch:
     """Calls that run together: prepared, then recorded as intents by the caller, then run."""
 
-    def __init__(self, tools: ToolRuntime, turn: TurnBudget, slots: list[_Slot]) -> None:
+    def __init__(self, tools: ToolRuntime, turn: TurnBudget, *, unexplained: tuple[CallState, ...] = ()) -> None:
         self._tools = tools
         self._turn = turn
-        self._slots = slots
+        self._slots: list[_Slot] = []
+        self.unexplained = unexplained
+        """Calls in doubt to ask a human about. When there are any, nothing else of the batch was touched."""
 
     def add(self, slot: _Slot) -> None:
         self._slots.append(slot)
@@ -190,7 +193,7 @@ class ToolBatch:
                 name=slot.state.call.name,
                 input=slot.state.input,
                 facts=slot.prepared.facts,
-                attempt=1 if slot.state.intent is None else slot.state.intent.attempt + 1,
+                attempt=slot.state.attempts + 1,
             )
             for slot in self._slots
             if slot.prepared is not None
@@ -258,10 +261,19 @@ class ToolCaller:
     async def batch(self, run: RunState, calls: Sequence[CallState]) -> ToolBatch:
         """Get ``calls`` ready, in their order. What was denied, or cannot run again, has its outcome already."""
         context = self._context(run)
-        batch = ToolBatch(self._tools, self._turn(run), [])
+        looked = {state.call.call_id: await self._look(state, context) for state in calls if _must_not_repeat(state)}
+        if run.accepted.on_in_doubt is OnInDoubt.ASK:
+            unexplained = tuple(state for state in calls if looked.get(state.call.call_id, state) is None)
+            if unexplained:
+                return ToolBatch(self._tools, self._turn(run), unexplained=unexplained)
+        batch = ToolBatch(self._tools, self._turn(run))
         try:
             for state in calls:
-                batch.add(await self._slot(state, context))
+                if state.call.call_id in looked:
+                    known = looked[state.call.call_id] or ToolOutcome(output=IN_DOUBT, is_error=True)
+                    batch.add(_Slot(state=state, outcome=known))
+                else:
+                    batch.add(await self._slot(state, context))
         except BaseException:
             await batch.abandon()
             raise
@@ -270,15 +282,23 @@ class ToolCaller:
     async def _slot(self, state: CallState, context: ToolContext) -> _Slot:
         if state.denied:
             return _Slot(state=state, outcome=ToolOutcome(output=_refusal(state), is_error=True))
-        call = _tool_call(state)
-        if state.intent is not None and state.decision is not None and state.decision.replay == Replay.NEVER:
-            known = await self._tools.settle(call, state.intent.facts, context)
-            return _Slot(state=state, outcome=known or ToolOutcome(output=IN_DOUBT, is_error=True))
-        return _Slot(state=state, prepared=await self._tools.prepare(call, context))
+        return _Slot(state=state, prepared=await self._tools.prepare(_tool_call(state, context), context))
+
+    async def _look(self, state: CallState, context: ToolContext) -> ToolOutcome | None:
+        """What a call in doubt did, if the world shows it."""
+        assert state.intent is not None
+        return await self._tools.settle(_tool_call(state, context), state.intent.facts, context)
 
 
-def _tool_call(state: CallState) -> ToolCall:
-    return ToolCall(id=state.call.call_id, name=state.call.name, input=state.input)
+def _must_not_repeat(state: CallState) -> bool:
+    return state.in_doubt and state.decision is not None and state.decision.replay == Replay.NEVER
+
+
+def _tool_call(state: CallState, context: ToolContext) -> ToolCall:
+    call_id = state.call.call_id
+    # Call ids are unique in their session; who gets the key may serve many sessions, and other daemons.
+    key = hashlib.sha256(f"{context.session_id}\0{context.run_id}\0{call_id}".encode()).hexdigest()[:32]
+    return ToolCall(id=call_id, name=state.call.name, input=state.input, idempotency_key=f"kheish-{key}")
 
 
 def _refusal(state: CallState) -> JsonObject:
@@ -286,6 +306,9 @@ def _refusal(state: CallState) -> JsonObject:
     if decision is not None and decision.ruling is not Ruling.ASK and decision.refusal is not None:
         return decision.refusal
     reason = None if state.resolution is None else state.resolution.get("reason")
+    if decision is not None and decision.approval is not None and decision.approval.get("in_doubt"):
+        said = f" The operator said: {reason}" if reason else ""
+        return {**IN_DOUBT, "error": f"{IN_DOUBT['error']}{said}", "tool": state.call.name, "denied": True}
     because = f": {reason}" if reason else ""
     return {"error": f"the operator denied this call{because}", "tool": state.call.name, "denied": True}
 

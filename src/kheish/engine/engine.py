@@ -13,7 +13,7 @@ from kheish.core.ids import IdSource
 from kheish.core.problems import Problem, StoreUnavailable
 from kheish.engine import entries as e
 from kheish.engine.effects import ModelCaller, ToolCaller
-from kheish.engine.entries import RunStatus
+from kheish.engine.entries import OnRestart, RunStatus
 from kheish.engine.judge import Judge
 from kheish.engine.ports import Journal, LiveEvents, Models, Proposal, Rule
 from kheish.engine.state import RunState, SessionState
@@ -32,6 +32,7 @@ RECENT_SESSIONS = 256
 """Idle sessions whose projection stays in memory; the others are folded again when they are used."""
 _RECOVER_AT_ONCE = 32
 _STORE_RETRY_MS = 5_000
+INTERRUPTED_BY_RESTART = "daemon restarted while the run was active"
 _Watcher = tuple[Callable[[SessionState], bool], asyncio.Future[None]]
 
 
@@ -52,10 +53,12 @@ class Engine:
         tool_context: Callable[[RunState], ToolContext],
         system: Callable[[RunState], tuple[str, ...]],
         last_run_number: int = 0,
+        restart_policy: OnRestart = OnRestart.RESUME,
     ) -> None:
         self._journal = journal
         self._clock = clock
         self._run_number = last_run_number
+        self._at_boot = restarted(restart_policy)
         self.timers = TimerService(clock=clock, wake=self._wake)
         self._hands = Hands(
             journal=journal,
@@ -210,7 +213,7 @@ class Engine:
                 killed = await asyncio.to_thread(kill_orphans, recorded.facts)
                 if killed:
                     log.warning("recovery.orphans_killed", session_id=session_id, processes=killed)
-            await self.transition(session_id, resume)
+            await self.transition(session_id, self._at_boot)
         except Problem as problem:
             # A damaged session stays as it is; the rest of the daemon goes on.
             log.error("recovery.session_failed", session_id=session_id, code=problem.code, detail=problem.detail)
@@ -300,23 +303,41 @@ def _is_quiescent(state: SessionState) -> bool:
     return state.active.status.waiting
 
 
+def restarted(policy: OnRestart) -> Rule:
+    """The rule of boot: a run that was running goes on or ends, as it was accepted to do, else as ``policy`` says.
+
+    Queued and waiting runs keep their place either way.
+    """
+
+    def rule(state: SessionState, now_ms: int) -> Sequence[Proposal]:
+        run = state.active
+        if run is None or run.status is not RunStatus.RUNNING or run.stop is not None:
+            return ()
+        if (run.accepted.on_restart or policy) is OnRestart.RESUME:
+            return resume(state, now_ms)
+        entry = e.StopRequested(status=RunStatus.INTERRUPTED, error=INTERRUPTED_BY_RESTART)
+        return (Proposal(entry=entry, run_id=run.run_id),)
+
+    return rule
+
+
 def resume(state: SessionState, now_ms: int) -> Sequence[Proposal]:
-    """The rule of boot: say in the journal that a run which was running goes on, and what is reused."""
+    """Say in the journal that a run which was running goes on, what is reused and what may have happened."""
     run = state.active
     if run is None or run.status is not RunStatus.RUNNING or run.stop is not None:
         return ()
     if run.due_at_ms is not None and run.due_at_ms > now_ms:
         return ()
-    never = [
+    in_doubt = [
         call.call.call_id
         for call in run.calls
-        if call.in_doubt and call.decision is not None and call.decision.replay == Replay.NEVER
+        if call.in_doubt and call.decision is not None and call.decision.replay != Replay.TRANSACTIONAL
     ]
     reused = [call.call.call_id for call in run.calls if call.finished is not None]
     entry = e.Resumed(
         reason="daemon_restart",
         turn=run.turn,
         reused_call_ids=tuple(reused),
-        in_doubt_call_ids=tuple(never),
+        in_doubt_call_ids=tuple(in_doubt),
     )
     return (Proposal(entry=entry, run_id=run.run_id),)

@@ -1,9 +1,10 @@
 """Every kind of journal entry, in one place. What happened to a session is a list of these and nothing else.
 
 Wire projections: `InputAccepted` → run events accepted/queued, `RunStarted` → started, `CallsDecided` →
-waiting_for_approval when a call asks, `ApprovalsResolved` → approval_resolved, `QuestionRequested` →
-waiting_for_user_question, `QuestionResolved` → user_question_resolved, `ToolIntended` → tool_call_started,
-`ToolFinished` → tool_call_finished, `Resumed` → resumed, `RunEnded` → output and the terminal event.
+waiting_for_approval when a call asks, `InDoubtAsked` → waiting_for_approval, `ApprovalsResolved` → approval_resolved,
+`QuestionRequested` → waiting_for_user_question, `QuestionResolved` → user_question_resolved, `ToolIntended` →
+tool_call_started, `ToolFinished` → tool_call_finished, `Resumed` → resumed, `RunEnded` → output and the terminal
+event.
 """
 
 from __future__ import annotations
@@ -32,6 +33,22 @@ class RunStatus(StrEnum):
     @property
     def waiting(self) -> bool:
         return self in (RunStatus.WAITING_FOR_APPROVAL, RunStatus.WAITING_FOR_USER_QUESTION)
+
+
+class OnRestart(StrEnum):
+    """What becomes of a run that was running when the daemon stopped."""
+
+    RESUME = "resume"
+    INTERRUPT = "interrupt"
+
+
+class OnInDoubt(StrEnum):
+    """What becomes of a call that may have taken effect and is not run again by itself."""
+
+    REPORT = "report"
+    """The model is told."""
+    ASK = "ask"
+    """A human is asked whether to run it again."""
 
 
 _TERMINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.INTERRUPTED, RunStatus.CANCELLED})
@@ -65,6 +82,9 @@ class InputAccepted:
     max_turns: int = 500
     """0 = no ceiling."""
     reply_targets: tuple[JsonObject, ...] = ()
+    on_restart: OnRestart | None = None
+    """None: the daemon's policy at the restart."""
+    on_in_doubt: OnInDoubt = OnInDoubt.REPORT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +147,14 @@ class CallsDecided:
     """The permission decisions for all calls of one message (one wave)."""
 
     decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InDoubtAsked:
+    """A human is asked whether calls that may have taken effect shall run again; their intents are settled by this."""
+
+    requests: tuple[JsonObject, ...]
+    """ApprovalRequests with `in_doubt`: true."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,6 +261,7 @@ Entry = (
     | ModelReplied
     | ModelFailed
     | CallsDecided
+    | InDoubtAsked
     | ApprovalsResolved
     | QuestionRequested
     | QuestionResolved

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 from kheish.core.jsonvalue import JsonObject
+from kheish.engine.asking import approval
 from kheish.engine.entries import CallsDecided, Decision, Ruling
 from kheish.engine.state import CallState, RunState
 from kheish.policy.protocol import Behavior, Permissions, Verdict
@@ -45,9 +45,9 @@ class Judge:
         verdict = self._permissions.decide(part.name, session_id=run.session_id)
         normalised = self._tools.normalised_input(call)
         descriptor = self._tools.descriptor(part.name)
-        approval = None
+        request = None
         if verdict.decision is Behavior.ASK:
-            approval = _approval(call, verdict, asked)
+            request = approval(call, verdict, asked)
         return Decision(
             call_id=part.call_id,
             ruling=Ruling(verdict.decision.value),
@@ -56,25 +56,13 @@ class Judge:
             asks_human=descriptor.asks_human,
             input=None if normalised == part.input else normalised,
             refusal=_denial(call, verdict) if verdict.decision is Behavior.DENY else None,
-            approval=approval,
-            audit=_audit(call, verdict, approval),
+            approval=request,
+            audit=_audit(call, verdict, request),
         )
 
 
 def _refused(call_id: str, output: JsonObject) -> Decision:
     return Decision(call_id=call_id, ruling=Ruling.REFUSE, refusal=output)
-
-
-def _approval(call: ToolCall, verdict: Verdict, asked: int) -> JsonObject:
-    short = hashlib.sha256(call.id.encode()).hexdigest()[:8]
-    return {
-        "id": f"approval-{call.name}-{asked + 1}-{short}",
-        "tool_call_id": call.id,
-        "tool_name": call.name,
-        "input": call.input,
-        "scope": verdict.scope,
-        "reason": verdict.reason or f"{call.name} needs an approval",
-    }
 
 
 def _denial(call: ToolCall, verdict: Verdict) -> JsonObject:
@@ -87,7 +75,7 @@ def _denial(call: ToolCall, verdict: Verdict) -> JsonObject:
     }
 
 
-def _audit(call: ToolCall, verdict: Verdict, approval: JsonObject | None) -> JsonObject:
+def _audit(call: ToolCall, verdict: Verdict, request: JsonObject | None) -> JsonObject:
     facts: JsonObject = {
         "scope": verdict.scope,
         "tool_name": call.name,
@@ -99,6 +87,6 @@ def _audit(call: ToolCall, verdict: Verdict, approval: JsonObject | None) -> Jso
         "matched_rule_pattern": verdict.matched_rule,
         "matched_rule_origin": verdict.matched_rule_origin,
         "reason": verdict.reason,
-        "approval_request_id": None if approval is None else approval["id"],
+        "approval_request_id": None if request is None else request["id"],
     }
     return {key: value for key, value in facts.items() if value is not None}

@@ -21,6 +21,8 @@ class CallState:
     """How a human resolved the approval."""
     question: JsonObject | None = None
     intent: e.ToolIntended | None = None
+    attempts: int = 0
+    """Intents recorded so far."""
     finished: e.ToolFinished | None = None
 
     @property
@@ -153,14 +155,16 @@ def apply(state: RunState, recorded: Recorded) -> RunState:
             return _after_failure(moved, entry)
         case e.CallsDecided():
             return _after_decisions(moved, entry)
+        case e.InDoubtAsked():
+            return _after_doubt(moved, entry)
         case e.ApprovalsResolved():
             return _after_resolutions(moved, entry)
         case e.QuestionRequested():
             return _after_question(moved, entry)
         case e.QuestionResolved():
             return replace(moved, status=RunStatus.RUNNING, kind="user_question_resume", due_at_ms=None)
-        case e.ToolIntended(call_id=call_id):
-            return _with_call(moved, call_id, intent=entry)
+        case e.ToolIntended(call_id=call_id, attempt=attempt):
+            return _with_call(moved, call_id, intent=entry, attempts=attempt)
         case e.ToolFinished():
             return _after_result(moved, entry)
         case e.FollowedUp():
@@ -236,6 +240,21 @@ def _after_decisions(state: RunState, entry: e.CallsDecided) -> RunState:
     return replace(state, calls=calls, status=status, approvals_asked=state.approvals_asked + asked)
 
 
+def _after_doubt(state: RunState, entry: e.InDoubtAsked) -> RunState:
+    by_id = {request["tool_call_id"]: request for request in entry.requests}
+    calls = tuple(_asked_again(call, by_id.get(call.call.call_id)) for call in state.calls)
+    asked = state.approvals_asked + len(entry.requests)
+    return replace(state, calls=calls, status=RunStatus.WAITING_FOR_APPROVAL, approvals_asked=asked)
+
+
+def _asked_again(call: CallState, request: JsonObject | None) -> CallState:
+    """The call as before its intent, except for the attempts, waiting for a human; its input is what was tried."""
+    if request is None or call.decision is None:
+        return call
+    decision = replace(call.decision, ruling=Ruling.ASK, approval=request, input=call.input)
+    return replace(call, decision=decision, resolution=None, intent=None)
+
+
 def _after_resolutions(state: RunState, entry: e.ApprovalsResolved) -> RunState:
     by_id = {resolution["request_id"]: resolution for resolution in entry.resolutions}
     calls = tuple(
@@ -246,7 +265,8 @@ def _after_resolutions(state: RunState, entry: e.ApprovalsResolved) -> RunState:
     )
     if any(call.asking for call in calls):
         return replace(state, calls=calls)
-    return replace(state, calls=calls, status=RunStatus.RUNNING, kind="approval_resume")
+    # A human's decision is progress: whoever allows a call again and again is no crash loop.
+    return replace(state, calls=calls, status=RunStatus.RUNNING, kind="approval_resume", resumes=0)
 
 
 def _after_result(state: RunState, entry: e.ToolFinished) -> RunState:

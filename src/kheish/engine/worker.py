@@ -13,6 +13,7 @@ import structlog
 from kheish.core.clock import Clock
 from kheish.core.problems import Problem, StoreUnavailable
 from kheish.engine import entries as e
+from kheish.engine.asking import in_doubt, question
 from kheish.engine.context import Transcript
 from kheish.engine.decide import (
     AskHuman,
@@ -292,19 +293,8 @@ class SessionWorker:
             failed = e.ToolFinished(call_id=part.call_id, name=part.name, output=asked.output, is_error=asked.is_error)
             self._record(failed, run.run_id)
             return
-        now = self._now()
-        expires = asked.expires_at_ms
-        if asked.expires_after_ms is not None:
-            expires = now + asked.expires_after_ms
-        request: dict[str, object] = {
-            "id": f"question-request-{part.call_id}",
-            "tool_call_id": part.call_id,
-            "questions": list(asked.questions),
-            "created_at_ms": now,
-        }
-        if expires is not None:
-            request["expires_at_ms"] = expires
-        self._record(e.QuestionRequested(call_id=part.call_id, request=request), run.run_id)  # type: ignore[arg-type]  # JSON by construction
+        wall_ms = self._hands.clock.now_ms()
+        self._record(question(part.call_id, asked, now_ms=self._now(), wall_ms=wall_ms), run.run_id)
 
     async def _wait(self, run: RunState, until_ms: int | None) -> bool:
         """Return True when the due time has passed already and the run can go on."""
@@ -328,6 +318,9 @@ class SessionWorker:
     async def _start_tools(self, run: RunState, step: RunTools | Settle) -> bool:
         """Record the intents and start; False when every outcome was known without running anything."""
         batch = await self._hands.tools.batch(run, step.calls)
+        if batch.unexplained:
+            self._record(in_doubt(run, batch.unexplained), run.run_id)
+            return False
         if batch.settled:
             for result in batch.results():
                 self._record(result, run.run_id)

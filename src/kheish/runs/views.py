@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from kheish.core.jsonvalue import JsonObject, JsonValue, encode, without_empty
 from kheish.engine import entries as e
-from kheish.engine.entries import Recorded, Ruling, RunStatus
+from kheish.engine.entries import OnInDoubt, Recorded, Ruling, RunStatus
 from kheish.engine.state import RunState, SessionState
 
 _PREVIEW_CHARS = 200
@@ -27,6 +27,8 @@ def request_summary(run: RunState) -> JsonObject:
             "model": run.route.model,
             "approval_count": run.approvals_asked or None,
             "question_count": run.questions_asked or None,
+            "on_restart": run.accepted.on_restart,
+            "on_in_doubt": None if run.accepted.on_in_doubt is OnInDoubt.REPORT else run.accepted.on_in_doubt,
         }
     )
 
@@ -134,8 +136,11 @@ def _events(recorded: Recorded, accepted_position: int) -> Iterator[JsonObject]:
             yield {"type": "queued", "position": accepted_position}
         case e.RunStarted():
             yield {"type": "started"}
-        case e.CallsDecided():
-            yield from _waiting_for_approval(entry)
+        case e.CallsDecided(decisions=decisions):
+            asked = (made.approval for made in decisions if made.ruling is Ruling.ASK)
+            yield from _waiting_for_approval([request for request in asked if request is not None])
+        case e.InDoubtAsked(requests=requests):
+            yield from _waiting_for_approval(requests)
         case e.ApprovalsResolved(resolutions=resolutions):
             yield {"type": "approval_resolved", "resolutions": list(resolutions)}
         case e.QuestionRequested(request=request):
@@ -159,8 +164,7 @@ def _events(recorded: Recorded, accepted_position: int) -> Iterator[JsonObject]:
             return
 
 
-def _waiting_for_approval(entry: e.CallsDecided) -> Iterator[JsonObject]:
-    asked = [made.approval for made in entry.decisions if made.ruling is Ruling.ASK and made.approval is not None]
+def _waiting_for_approval(asked: Sequence[JsonObject]) -> Iterator[JsonObject]:
     if asked:
         yield {
             "type": "waiting_for_approval",
@@ -209,6 +213,10 @@ def _trace_kinds(entry: e.Entry) -> Iterator[tuple[str, JsonObject]]:
                 audit = made.audit or {}
                 fields = {"call_id": made.call_id, "tool_name": audit.get("tool_name"), "decision": made.ruling.value}
                 yield "permission_decided", without_empty(fields)
+        case e.InDoubtAsked(requests=requests):
+            for request in requests:
+                fields = {"call_id": request["tool_call_id"], "tool_name": request["tool_name"], "decision": "ask"}
+                yield "permission_decided", {**fields, "in_doubt": True}
         case e.ToolIntended():
             preview = encode(entry.input)[:_TRACE_PREVIEW_CHARS].decode(errors="ignore")
             yield "tool_started", {"call_id": entry.call_id, "tool_name": entry.name, "input_preview": preview}

@@ -153,7 +153,13 @@ def _result(entry: e.ToolFinished) -> JsonObject:
 def audits(journal: Iterable[Recorded]) -> Iterator[JsonObject]:
     """The permission decisions of a journal."""
     for recorded in journal:
-        if isinstance(recorded.entry, e.CallsDecided):
-            for made in recorded.entry.decisions:
-                if made.audit is not None:
-                    yield made.audit
+        match recorded.entry:
+            case e.CallsDecided(decisions=decisions):
+                yield from (made.audit for made in decisions if made.audit is not None)
+            case e.InDoubtAsked(requests=requests):
+                yield from map(_audit_of_doubt, requests)
+
+
+def _audit_of_doubt(request: JsonObject) -> JsonObject:
+    named = {name: request[name] for name in ("scope", "tool_name", "tool_call_id", "reason")}
+    return {**named, "decision": "ask", "approval_request_id": request["id"]}

@@ -55,6 +55,8 @@ class ToolCall:
     id: str
     name: str
     input: JsonObject
+    idempotency_key: str = ""
+    """The same for every attempt of this call and for no other call, of this daemon or another."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -133,7 +133,7 @@ class ToolRuntime:
         tool = self._registry.get(call.name)
         if tool is None:
             return Known(failure(f"tool not found: {call.name}", tool=call.name))
-        ready = ToolCall(id=call.id, name=call.name, input=self.normalised_input(call))
+        ready = replace(call, input=self.normalised_input(call))
         # A human's replacement input has not been through `admit`.
         if invalid := first_error(tool.descriptor.schema, ready.input):
             return Known(failure(f"invalid input: {invalid}", tool=call.name))
@@ -161,7 +161,7 @@ class ToolRuntime:
         tool = self._registry.get(call.name)
         if tool is None:
             return None
-        ready = ToolCall(id=call.id, name=call.name, input=self.normalised_input(call))
+        ready = replace(call, input=self.normalised_input(call))
         try:
             return await cast("Tool", tool).settle(ready, facts, context)
         # Looking may fail as well; then nothing is known.
