@@ -106,6 +106,7 @@ def test_serve_passes_flags_then_environment_and_ends_with_the_status_of_the_dae
         "KHEISH_ALLOW_EMPTY_ROUTES": "1",
         "KHEISH_EVENT_HISTORY_CAPACITY": "999999",
         "KHEISH_LOG_LEVEL": "debug",
+        "KHEISH_RESTART_POLICY": "interrupt",
     }
     assert kheish(*words.split(), **env).exit_code == 3
     assert served == [
@@ -118,6 +119,7 @@ def test_serve_passes_flags_then_environment_and_ends_with_the_status_of_the_dae
             "log_level": "debug",
             "permission_mode": "acceptEdits",
             "drain_timeout_ms": 5,
+            "restart_policy": "interrupt",
             "provider": "openai_compatible",
             "api_key": "k",
             "openai_compatible_base_url": "http://h",

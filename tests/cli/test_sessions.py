@@ -64,7 +64,8 @@ def test_every_flag_of_input_reaches_the_request(daemon: RecordingDaemon, kheish
         --reply-address u --provider fast --require-workspace-file-write --require-workspace-file-path a.md
         --require-workspace-file-path b.md --model big --fallback-model small --temperature 0.5
         --max-output-tokens 9 --reasoning-effort high --reasoning-summary concise --reasoning-budget-tokens 7
-        --reasoning-interleaved --tool-choice specific --tool-name bash --serial-tools
+        --reasoning-interleaved --tool-choice specific --tool-name bash --serial-tools --on-restart interrupt
+        --on-in-doubt ask
         --response-format structured-json --response-schema-json {"kind":"any"}"""
     assert kheish("sessions", "send", "demo", "hi", *words.split()).exit_code == 0
     assert _sent(daemon) == {
@@ -83,6 +84,8 @@ def test_every_flag_of_input_reaches_the_request(daemon: RecordingDaemon, kheish
         "source_plugin": "ci",
         "source_kind": "job",
         "actor_id": "bot",
+        "on_restart": "interrupt",
+        "on_in_doubt": "ask",
         "metadata": {"a": [1]},
         "reply_targets": [{"plugin": "http", "address": "u"}],
         "completion_requirements": [

@@ -64,6 +64,7 @@ def test_loopback_addresses_can_be_bound(tmp_path: Path, bind: str, host: str, p
         ({"http_max_body_bytes": 0}, {}, "--http-max-body-bytes"),
         ({"log_level": "loud"}, {}, "--log-level"),
         ({"log_format": "xml"}, {}, "--log-format"),
+        ({"restart_policy": "forget"}, {}, "--restart-policy"),
         ({}, {"KHEISH_AGENT_MAX_TURNS": "many"}, "KHEISH_AGENT_MAX_TURNS"),
         ({}, {"KHEISH_AGENT_MAX_TURNS": "-1"}, "KHEISH_AGENT_MAX_TURNS"),
     ],

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from kheish.runs.ingress import behaviour
+from kheish.runs.models import SubmitRun
 from tests.http.house import House, opened
 
 pytestmark = pytest.mark.anyio
@@ -100,3 +102,15 @@ async def test_a_refused_request_does_not_use_up_its_key(house: House) -> None:
     accepted = await house.post(RUNS, {"content": "hi"}, key="k")
 
     assert (refused.status_code, accepted.status_code) == (400, 202)
+
+
+async def test_a_field_that_a_request_leaves_out_is_not_part_of_it_and_one_that_it_names_is(house: House) -> None:
+    await house.session()
+    plain = await house.post(RUNS, {"content": "hi"}, key="k")
+    named = await house.post(RUNS, {"content": "hi", "on_restart": "interrupt"}, key="k")
+    wrong = await house.post(RUNS, {"content": "hi", "on_in_doubt": "guess"}, key="k")
+
+    assert [answer.status_code for answer in (plain, named, wrong)] == [202, 409, 422]
+    # What a release without these fields would have made of the same request.
+    older = SubmitRun(content="hi").model_dump(mode="json", exclude={"idempotency_key", "on_restart", "on_in_doubt"})
+    assert behaviour(SubmitRun(content="hi")) == older

@@ -55,6 +55,8 @@ async def test_a_response_is_submitted_with_everything_the_caller_said(
         source_plugin="p",
         source_kind="s",
         actor_id="me",
+        on_restart="interrupt",
+        on_in_doubt="ask",
     )
     assert (run.run_id, run.session_id) == ("run-1", "demo")
     (asked,) = server.asked
@@ -75,6 +77,8 @@ async def test_a_response_is_submitted_with_everything_the_caller_said(
         "source_plugin": "p",
         "source_kind": "s",
         "actor_id": "me",
+        "on_restart": "interrupt",
+        "on_in_doubt": "ask",
     }
 
 

@@ -77,6 +77,12 @@ SERVE_OPTIONS: tuple[click.Parameter, ...] = (
         "Of a new state root; later `runtime` decides.",
         kind=click.Choice([*PERMISSION_MODES]),
     ),
+    _option(
+        "--restart-policy",
+        "KHEISH_RESTART_POLICY",
+        "Fate of a run that was running when the daemon died.  [default: resume]",
+        kind=click.Choice(["resume", "interrupt"]),
+    ),
     _option("--drain-timeout-ms", None, "Time to stop in.  [default: 8000]", kind=click.IntRange(min=0)),
     _option(
         "--provider",

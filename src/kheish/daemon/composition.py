@@ -198,6 +198,7 @@ def _runtime(parts: _Parts, permissions: RulePermissions, tools: ToolRuntime) ->
         permissions=permissions,
         tool_names=tools.names,
         store_path=str(parts.settings.state_root / "kheish.db"),
+        restart_policy=parts.settings.restart_policy.value,
     )
 
 
@@ -273,6 +274,7 @@ def _engine(
         tool_context=tool_context,
         system=lambda run: sections,
         last_run_number=parts.database.run_offline(runs_store.last_number),
+        restart_policy=settings.restart_policy,
     )
 
 

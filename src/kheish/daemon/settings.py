@@ -12,6 +12,7 @@ from typing import TypeVar
 from kheish.auth.control_plane import AccessSettings, AuthMode, tokens_for
 from kheish.auth.tokens import Token, configured
 from kheish.core.problems import Problem
+from kheish.engine.entries import OnRestart
 from kheish.http.bodies import DEFAULT_MAX_BYTES
 from kheish.http.cors import cors_policy
 from kheish.providers.drivers import Driver
@@ -58,6 +59,7 @@ class Settings:
     log_format: str = "auto"
     log_level: str = "info"
     permission_mode: str = "default"
+    restart_policy: OnRestart = OnRestart.RESUME
     drain_timeout_ms: int = DEFAULT_DRAIN_MS
     max_turns: int = 500
     """Model calls per run; 0 = no ceiling."""
@@ -93,6 +95,7 @@ def from_options(options: Mapping[str, object], environ: Mapping[str, str] | Non
         log_format=_choice(options, "log_format", LOG_FORMATS, "auto"),
         log_level=_choice(options, "log_level", LOG_LEVELS, "info"),
         permission_mode=_given(options, "permission_mode", str) or "default",
+        restart_policy=OnRestart(_choice(options, "restart_policy", tuple(OnRestart), OnRestart.RESUME)),
         drain_timeout_ms=_number(options, "drain_timeout_ms", DEFAULT_DRAIN_MS, low=0),
         max_turns=_env_number(env, "KHEISH_AGENT_MAX_TURNS", 500),
         queued_run_lag_ms=_env_number(env, "KHEISH_QUEUED_RUN_LAG_WARNING_THRESHOLD_MS", 1_800_000),

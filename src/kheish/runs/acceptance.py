@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.core.messages import Generation
 from kheish.core.problems import BadRequest, Problem
-from kheish.engine.entries import InputAccepted, RouteRef
+from kheish.engine.entries import InputAccepted, OnInDoubt, RouteRef
 from kheish.providers.routes import RouteInventory
 from kheish.runs.models import AssetReference, BoardReference, CompletionRequirement, InlineAsset, SubmitInput, TextItem
 from kheish.runs.views import text_preview
@@ -60,6 +60,8 @@ def accept(session: SessionRecord, request: SubmitInput, *, routes: RouteInvento
         requirements=requirements,
         max_turns=max_turns,
         reply_targets=targets,
+        on_restart=request.on_restart,
+        on_in_doubt=request.on_in_doubt or OnInDoubt.REPORT,
     )
 
 

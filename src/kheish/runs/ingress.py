@@ -19,6 +19,9 @@ from kheish.runs.service import RunLedger, live_view
 from kheish.sessions.service import Sessions
 from kheish.store.database import Transaction
 
+_ADDED = ("on_restart", "on_in_doubt")
+"""Fields that are younger than the first keys."""
+
 
 class SessionBusy(Problem):
     """The session has an active or queued run; use .../runs to queue behind it."""
@@ -60,7 +63,7 @@ class Ingress:
             Problem: the request was refused; no run exists.
         """
         session = await self._sessions.record(session_id)
-        asked = keyed(f"session:{session_id}", key, _behaviour(request) if key is not None else None)
+        asked = keyed(f"session:{session_id}", key, behaviour(request) if key is not None else None)
 
         async def attempt(claim: Callable[[str], Also]) -> dict[str, object]:
             accepted = accept(session, request, routes=self._routes(), max_turns=self._max_turns)
@@ -114,7 +117,9 @@ def _with_bindings(also: Also | None, session_id: str, request: SubmitInput) -> 
     return write
 
 
-def _behaviour(request: SubmitInput) -> JsonObject:
+def behaviour(request: SubmitInput) -> JsonObject:
     """The fields that make two requests the same or not."""
-    dumped: JsonObject = request.model_dump(mode="json", by_alias=True, exclude={"idempotency_key"})
+    # A request that says nothing of a field is the request it was before the field existed.
+    unsaid = {name for name in _ADDED if getattr(request, name) is None}
+    dumped: JsonObject = request.model_dump(mode="json", by_alias=True, exclude={"idempotency_key", *unsaid})
     return dumped

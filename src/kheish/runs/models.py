@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BaseModel, Field, JsonValue
 
-from kheish.engine.entries import RunStatus
+from kheish.engine.entries import OnInDoubt, OnRestart, RunStatus
 from kheish.sessions.generation import GenerationConfig
 from kheish.sessions.models import ApprovalRequest, OutputRecord, Pagination, ReplyTarget, UserQuestionRequest, View
 
@@ -65,6 +65,10 @@ class SubmitInput(BaseModel):
     reply_targets: list[ReplyTarget] = Field(default_factory=list)
     reply_plugin: str | None = None
     reply_address: str | None = None
+    on_restart: OnRestart | None = None
+    """What a restart of the daemon does with the run while it is running; absent: the daemon's policy."""
+    on_in_doubt: OnInDoubt | None = None
+    """A call that may have taken effect when the daemon died: report it to the model (default), or ask a human."""
 
 
 class SubmitRun(SubmitInput):
@@ -83,6 +87,8 @@ class RunRequestSummary(View):
     model: str | None = None
     approval_count: int | None = None
     question_count: int | None = None
+    on_restart: OnRestart | None = None
+    on_in_doubt: OnInDoubt | None = None
 
 
 class RunView(View):

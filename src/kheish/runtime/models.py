@@ -61,6 +61,8 @@ class RuntimeView(View):
     model: str | None
     routes: list[dict[str, JsonValue]]
     permission_mode: str
+    restart_policy: str
+    """`resume` or `interrupt`: what a restart does with a running run that says nothing of its own."""
     tools: list[str]
     tool_limits: dict[str, JsonValue]
     config: ConfigView

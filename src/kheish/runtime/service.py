@@ -65,6 +65,7 @@ class Runtime:
         permissions: RulePermissions,
         tool_names: tuple[str, ...],
         store_path: str,
+        restart_policy: str,
     ) -> None:
         self._database = database
         self._feed = feed
@@ -74,6 +75,7 @@ class Runtime:
         self._permissions = permissions
         self._tool_names = tool_names
         self._store_path = store_path
+        self._restart_policy = restart_policy
         self._settings = RuntimeSettings(
             permission_mode=permissions.mode,
             default_route=inventory.default_route,
@@ -190,6 +192,7 @@ class Runtime:
             "model": shown.get("model"),
             "routes": [inventory.resolve(route.route_id).to_wire() for route in inventory.routes],
             "permission_mode": settings.permission_mode.value,
+            "restart_policy": self._restart_policy,
             "tools": list(self._tool_names),
             "tool_limits": settings.tool_limits.to_json(),
             "config": {

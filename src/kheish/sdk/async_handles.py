@@ -12,7 +12,7 @@ from kheish.sdk.requests import Input
 from kheish.sdk.results import Result, result_of
 from kheish.sdk.sse import Event
 from kheish.sdk.types import RunView, SessionView
-from kheish.sdk.values import GenerationOptions, ReplyTarget, Resolution, Route
+from kheish.sdk.values import GenerationOptions, OnInDoubt, OnRestart, ReplyTarget, Resolution, Route
 
 
 class AsyncRunHandle:
@@ -144,6 +144,8 @@ class Responses:
         source_plugin: str | None = None,
         source_kind: str | None = None,
         actor_id: str | None = None,
+        on_restart: OnRestart | None = None,
+        on_in_doubt: OnInDoubt | None = None,
     ) -> AsyncRunHandle:
         """Queue a run and return at once; a session that does not exist is opened first.
 
@@ -161,6 +163,8 @@ class Responses:
             source_plugin=source_plugin,
             source_kind=source_kind,
             actor_id=actor_id,
+            on_restart=on_restart,
+            on_in_doubt=on_in_doubt,
         )
         flow = flows.create_response(self._transport.connection, session, given, idempotency_key)
         run = await self._transport.drive(flow)
@@ -182,6 +186,8 @@ class SessionResponses:
         generation: GenerationOptions | None = None,
         metadata: JsonValue = None,
         idempotency_key: str | None = None,
+        on_restart: OnRestart | None = None,
+        on_in_doubt: OnInDoubt | None = None,
     ) -> AsyncRunHandle:
         """Queue a run in this session and return at once."""
         return await self._responses.create(
@@ -191,6 +197,8 @@ class SessionResponses:
             generation=generation,
             metadata=metadata,
             idempotency_key=idempotency_key,
+            on_restart=on_restart,
+            on_in_doubt=on_in_doubt,
         )
 
 

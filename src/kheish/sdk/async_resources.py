@@ -25,7 +25,7 @@ from kheish.sdk.types import (
     SessionViewSummary,
     ToolLimits,
 )
-from kheish.sdk.values import GenerationOptions, ReplyTarget, Resolution, Route
+from kheish.sdk.values import GenerationOptions, OnInDoubt, OnRestart, ReplyTarget, Resolution, Route
 
 
 class Resource:
@@ -96,6 +96,8 @@ class Sessions(Resource):
         source_plugin: str | None = None,
         source_kind: str | None = None,
         actor_id: str | None = None,
+        on_restart: OnRestart | None = None,
+        on_in_doubt: OnInDoubt | None = None,
     ) -> AsyncRunHandle:
         """Queue a run in a session that exists.
 
@@ -112,6 +114,8 @@ class Sessions(Resource):
             source_plugin=source_plugin,
             source_kind=source_kind,
             actor_id=actor_id,
+            on_restart=on_restart,
+            on_in_doubt=on_in_doubt,
         )
         run = await self._transport.drive(flows.submit(self._transport.connection, session_id, given, idempotency_key))
         return AsyncRunHandle(self._transport, run.run_id, run.session_id)
@@ -124,6 +128,8 @@ class Sessions(Resource):
         route: Route | str | None = None,
         generation: GenerationOptions | None = None,
         metadata: JsonValue = None,
+        on_restart: OnRestart | None = None,
+        on_in_doubt: OnInDoubt | None = None,
         timeout: float = flows.INLINE_TIMEOUT_SECONDS,
     ) -> SessionView:
         """Run in an idle session and return when the run is done or waits for a human.
@@ -131,7 +137,14 @@ class Sessions(Resource):
         Raises:
             ConflictError: the session is busy (`sessions/session_busy`); submit a run instead.
         """
-        given = Input(prompt=prompt, route=route, generation=generation, metadata=metadata)
+        given = Input(
+            prompt=prompt,
+            route=route,
+            generation=generation,
+            metadata=metadata,
+            on_restart=on_restart,
+            on_in_doubt=on_in_doubt,
+        )
         return await self._transport.call(requests.run_input(session_id, given, timeout))
 
     async def interrupt(self, session_id: str) -> InterruptView:

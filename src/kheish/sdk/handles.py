@@ -12,7 +12,7 @@ from kheish.sdk.results import Result, result_of
 from kheish.sdk.sse import Event
 from kheish.sdk.transport import Transport
 from kheish.sdk.types import RunView, SessionView
-from kheish.sdk.values import GenerationOptions, ReplyTarget, Resolution, Route
+from kheish.sdk.values import GenerationOptions, OnInDoubt, OnRestart, ReplyTarget, Resolution, Route
 
 
 class RunHandle:
@@ -142,6 +142,8 @@ class Responses:
         source_plugin: str | None = None,
         source_kind: str | None = None,
         actor_id: str | None = None,
+        on_restart: OnRestart | None = None,
+        on_in_doubt: OnInDoubt | None = None,
     ) -> RunHandle:
         """Queue a run and return at once; a session that does not exist is opened first.
 
@@ -159,6 +161,8 @@ class Responses:
             source_plugin=source_plugin,
             source_kind=source_kind,
             actor_id=actor_id,
+            on_restart=on_restart,
+            on_in_doubt=on_in_doubt,
         )
         flow = flows.create_response(self._transport.connection, session, given, idempotency_key)
         run = self._transport.drive(flow)
@@ -180,6 +184,8 @@ class SessionResponses:
         generation: GenerationOptions | None = None,
         metadata: JsonValue = None,
         idempotency_key: str | None = None,
+        on_restart: OnRestart | None = None,
+        on_in_doubt: OnInDoubt | None = None,
     ) -> RunHandle:
         """Queue a run in this session and return at once."""
         return self._responses.create(
@@ -189,6 +195,8 @@ class SessionResponses:
             generation=generation,
             metadata=metadata,
             idempotency_key=idempotency_key,
+            on_restart=on_restart,
+            on_in_doubt=on_in_doubt,
         )
 
 

@@ -10,7 +10,7 @@ from kheish.sdk import types as t
 from kheish.sdk.decoding import as_list, as_object
 from kheish.sdk.errors import InvalidArgument
 from kheish.sdk.jsonvalue import JsonObject, JsonValue
-from kheish.sdk.values import GenerationOptions, ReplyTarget, Route
+from kheish.sdk.values import GenerationOptions, OnInDoubt, OnRestart, ReplyTarget, Route
 from kheish.sdk.wire import Call, segment
 
 T = TypeVar("T")
@@ -156,6 +156,8 @@ class Input:
     source_plugin: str | None = None
     source_kind: str | None = None
     actor_id: str | None = None
+    on_restart: OnRestart | None = None
+    on_in_doubt: OnInDoubt | None = None
 
     def to_json(self) -> JsonObject:
         """The wire form."""
@@ -172,6 +174,8 @@ class Input:
                 "source_plugin": self.source_plugin,
                 "source_kind": self.source_kind,
                 "actor_id": self.actor_id,
+                "on_restart": self.on_restart,
+                "on_in_doubt": self.on_in_doubt,
             }
         )
 

@@ -65,6 +65,7 @@ class ApprovalRequest(Wire):
     input: JsonValue = None
     scope: str
     reason: str | None = None
+    in_doubt: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,6 +233,10 @@ class RunRequestSummary(Wire):
     model: str | None = None
     approval_count: int | None = None
     question_count: int | None = None
+    on_restart: str | None = None
+    """One of resume, interrupt."""
+    on_in_doubt: str | None = None
+    """One of report, ask."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,6 +273,7 @@ class RuntimeView(Wire):
     model: str | None = None
     routes: tuple[JsonObject, ...]
     permission_mode: str
+    restart_policy: str
     tools: tuple[str, ...]
     tool_limits: JsonObject
     config: ConfigView

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from kheish.sdk.jsonvalue import JsonObject, JsonValue
+
+OnRestart = Literal["resume", "interrupt"]
+"""What a restart of the daemon does with a run that is running."""
+OnInDoubt = Literal["report", "ask"]
+"""A call that may have taken effect when the daemon died: tell the model, or ask a human whether to run it again."""
 
 
 class GenerationOptions(TypedDict, total=False):

@@ -63,6 +63,14 @@ def get(client: DaemonClient, session_id: str) -> None:
 @click.option("--actor-id", help="Who sends it.")
 @click.option("--idempotency-key", metavar="KEY", help="Same key, same input: one run.")
 @json_pair("metadata", "Kept with the input.")
+@click.option(
+    "--on-restart", type=click.Choice(["resume", "interrupt"]), help="Instead of the daemon's --restart-policy."
+)
+@click.option(
+    "--on-in-doubt",
+    type=click.Choice(["report", "ask"]),
+    help="A call that may have run when the daemon died: tell the model (default), or ask a human.",
+)
 @click.option("--reply-plugin", help="With --reply-address: where answers go.")
 @click.option("--reply-address")
 @click.option("--provider", metavar="ROUTE", help="Route of this run.")

@@ -128,6 +128,8 @@ class ApprovalRequest(View):
     input: JsonValue
     scope: str
     reason: str | None = None
+    in_doubt: bool | None = None
+    """True: the daemon restarted while the call ran, it may have taken effect, and allowing it runs it again."""
 
 
 class UserQuestionRequest(View):
