@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,21 @@ ENTRIES: tuple[Entry, ...] = (
     e.StopRequested(status=RunStatus.CANCELLED, error="late"),
     e.RunEnded(status=RunStatus.COMPLETED, output="done"),
     e.SessionEnded(reason="over"),
+    e.Microcompacted(turn=3, cleared_tool_ids=("call-1", "call-2"), tokens_freed=900),
+    e.Snipped(turn=3, messages_removed=4, tokens_freed=800, new_head_offset=17, note="left out"),
+    e.Compacted(
+        turn=4,
+        trigger="auto",
+        strategy="model_driven",
+        pre_tokens=9_000,
+        post_tokens=1_000,
+        window_generation=2,
+        compacted_until_offset=30,
+        title="Summary",
+        summary="what was said",
+        restoration={"session_control": {"plan_mode": False, "todos": []}},
+        usage=Usage(input_tokens=8, output_tokens=2),
+    ),
 )
 
 
@@ -116,6 +132,12 @@ def test_every_entry_comes_back_as_it_was(entry: Entry) -> None:
 
 def test_every_kind_of_entry_is_covered() -> None:
     assert {type(entry) for entry in ENTRIES} == set(Entry.__args__)
+
+
+def test_a_route_may_name_its_window() -> None:
+    route = RouteRef(route_id="main", driver="openai", model="m", context_window_tokens=8_192)
+    accepted = replace(ENTRIES[0], route=route)  # type: ignore[type-var]  # the first one is an InputAccepted
+    assert decode_entry("input_accepted", VERSION, encode_entry(accepted)) == accepted
 
 
 def test_rows_written_by_version_1_are_still_read() -> None:

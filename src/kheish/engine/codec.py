@@ -39,6 +39,9 @@ _TYPES: dict[str, type[Entry]] = {
     "tool_intended": e.ToolIntended,
     "tool_finished": e.ToolFinished,
     "followed_up": e.FollowedUp,
+    "microcompacted": e.Microcompacted,
+    "snipped": e.Snipped,
+    "compacted": e.Compacted,
     "woken": e.Woken,
     "resumed": e.Resumed,
     "stop_requested": e.StopRequested,
@@ -140,7 +143,7 @@ def _object(value: object) -> JsonObject:
 
 
 def _route(value: object) -> RouteRef:
-    return RouteRef(**cast("dict[str, str]", value))
+    return RouteRef(**cast("dict[str, str]", value))  # type: ignore[arg-type]  # written by _fields of the same class
 
 
 def _usage(value: object) -> Usage:
@@ -198,6 +201,7 @@ _CONVERT_ANY: dict[str, Callable[[object], object]] = {
     "effects": _tuple,
     "reused_call_ids": _tuple,
     "in_doubt_call_ids": _tuple,
+    "cleared_tool_ids": _tuple,
 }
 _CONVERT: dict[tuple[type[Entry], str], Callable[[object], object]] = {
     (e.ModelReplied, "parts"): lambda value: tuple(_part(part) for part in cast("list[object]", value)),

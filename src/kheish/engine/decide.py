@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from kheish.core.jsonvalue import JsonObject
 from kheish.core.messages import FinishReason, ToolChoice
-from kheish.engine.entries import FollowedUp, RunStatus
-from kheish.engine.state import CallState, RunState, final_text, was_truncated
+from kheish.engine.entries import Compacted, FollowedUp, Microcompacted, RunStatus, Snipped
+from kheish.engine.state import CallState, RunState, final_text, overflowed, was_truncated
 
 MAX_ATTEMPTS = 2
 """Per model turn (providers spec, rule 9)."""
@@ -16,6 +16,8 @@ MAX_FOLLOW_UPS = 2
 MAX_TRUNCATIONS = 3
 """Continuations of a reply that hit the output ceiling."""
 ESCALATED_OUTPUT_TOKENS = 64_000
+MAX_OVERFLOWS = 2
+"""Refusals of one model call as too large that are answered with a smaller window."""
 MAX_RESUMES_WITHOUT_PROGRESS = 3
 """So often a run is resumed in vain; it is not resumed once more, for it may be what brings the daemon down."""
 
@@ -79,7 +81,15 @@ class Finish:
     output: str | None = None
 
 
-Step = CallModel | AskPermission | AskHuman | RunTools | Settle | FollowUp | Wait | Finish
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compact:
+    """Make the prompt smaller before the model is called: record these, then have the model summarise if it must."""
+
+    entries: tuple[Microcompacted | Snipped | Compacted, ...] = ()
+    summarise: bool = False
+
+
+Step = CallModel | AskPermission | AskHuman | RunTools | Settle | FollowUp | Compact | Wait | Finish
 
 
 def decide(run: RunState) -> Step:
@@ -103,6 +113,9 @@ def _after_failure(run: RunState) -> Step:
     failure = run.last_failure
     assert failure is not None
     if failure.retry_at_ms is not None:
+        return CallModel(turn=run.turn + 1, attempt=run.failed_attempts + 1)
+    if overflowed(failure) and run.overflows <= MAX_OVERFLOWS:
+        # Whoever calls the model makes the window smaller first.
         return CallModel(turn=run.turn + 1, attempt=run.failed_attempts + 1)
     return Finish(status=RunStatus.FAILED, error=failure.message)
 

@@ -12,12 +12,34 @@ import structlog
 from kheish.core.clock import Clock
 from kheish.core.ids import IdSource
 from kheish.core.jsonvalue import JsonObject
-from kheish.core.messages import FinishReason, Generation, Message, Part, ToolCallPart
+from kheish.core.messages import (
+    FinishReason,
+    Generation,
+    Message,
+    Part,
+    TextPart,
+    ToolCallPart,
+    ToolSpec,
+    user_text,
+)
 from kheish.core.problems import Problem
+from kheish.engine.context import Transcript
 from kheish.engine.decide import MAX_ATTEMPTS, CallModel
-from kheish.engine.entries import ModelFailed, ModelReplied, OnInDoubt, Ruling, ToolFinished, ToolIntended
+from kheish.engine.entries import (
+    Compacted,
+    ModelFailed,
+    ModelReplied,
+    OnInDoubt,
+    Ruling,
+    ToolFinished,
+    ToolIntended,
+)
 from kheish.engine.ports import LiveEvents, Models
+from kheish.engine.relief import MODEL_DRIVEN, SESSION_MEMORY, compaction
+from kheish.engine.session_memory import SUMMARY_REQUEST
 from kheish.engine.state import CallState, RunState
+from kheish.engine.tokens import standing_tokens
+from kheish.engine.window import WindowPolicy, window_policy
 from kheish.providers.protocol import ModelReply, ModelRequest, ProviderError, TextDelta
 from kheish.tools.limits import ToolRuntimeLimits
 from kheish.tools.protocol import OutputEmitted, Prepared, Replay, TodosWritten, ToolCall, ToolContext, ToolOutcome
@@ -27,6 +49,7 @@ log = structlog.get_logger(__name__)
 
 RETRY_STEP_MS = 1000
 """Wait before the n-th retry when the provider names no time: n seconds (providers spec, rule 10)."""
+MAX_SUMMARY_TOKENS = 8_000
 INTERRUPTED: JsonObject = {"error": "The call was stopped before it finished.", "interrupted": True}
 IN_DOUBT: JsonObject = {
     "error": "The daemon restarted while this call ran; it may or may not have taken effect and was not repeated.",
@@ -54,6 +77,7 @@ class ModelCaller:
         self._clock = clock
         self._ids = ids
         self._system = system
+        self._standing: tuple[tuple[str, ...], tuple[ToolSpec, ...], int] | None = None
 
     async def call(self, run: RunState, step: CallModel, messages: tuple[Message, ...]) -> ModelReplied | ModelFailed:
         """Stream one reply; deltas go to the live feed."""
@@ -61,7 +85,7 @@ class ModelCaller:
         try:
             reply = await self._stream(run, step, messages)
         except ProviderError as error:
-            return self._failure(step, error)
+            return self._failure(run, step, error)
         except Problem as problem:
             return ModelFailed(turn=step.turn, attempt=step.attempt, kind=problem.code, message=problem.detail)
         return ModelReplied(
@@ -72,6 +96,50 @@ class ModelCaller:
             usage=reply.usage,
             response_id=reply.response_id,
         )
+
+    def standing_tokens(self, run: RunState) -> int:
+        """About what every request of the run carries beside its messages."""
+        system, tools = self._system(run), self._tools.specs()
+        known = self._standing
+        if known is None or known[0] != system or known[1] is not tools:
+            known = self._standing = (system, tools, standing_tokens(system, tools))
+        return known[2]
+
+    async def summarise(self, run: RunState, window: Transcript) -> Compacted:
+        """Have the model condense the window; where it cannot, the session's own facts do."""
+        policy = window_policy(run.route, run.generation)
+        turn = run.turn + 1
+        self._trace(run, {"kind": "compaction", "phase": "summarising", "turn": turn, "model": run.route.model})
+        reply = await self._summary(run, window, policy)
+        text = "" if reply is None else "".join(part.text for part in reply.parts if isinstance(part, TextPart))
+        strategy = MODEL_DRIVEN if text.strip() else SESSION_MEMORY
+        usage = None if reply is None else reply.usage
+        made = compaction(window, policy, turn=turn, strategy=strategy, text=text.strip(), usage=usage)
+        assert made is not None, "a window with nothing to condense is sent as it is"
+        return made
+
+    async def _summary(self, run: RunState, window: Transcript, policy: WindowPolicy) -> ModelReply | None:
+        generation = Generation(
+            max_output_tokens=max(1, min(MAX_SUMMARY_TOKENS, policy.memory_max)),
+            temperature=run.generation.temperature,
+        )
+        request = ModelRequest(
+            model=run.route.model,
+            system=self._system(run),
+            messages=(*window.messages(), user_text(SUMMARY_REQUEST)),
+            # Offered although none may be called: some providers refuse calls in the history without them.
+            tools=self._tools.specs(),
+            generation=generation,
+            cache_key=run.session_id,
+        )
+        final: ModelReply | None = None
+        try:
+            async for item in self._models.provider_for(run.route).stream(request):
+                if isinstance(item, ModelReply):
+                    final = item
+        except (ProviderError, Problem) as error:
+            log.warning("compaction.no_summary", run_id=run.run_id, error=str(error))
+        return final
 
     async def _stream(self, run: RunState, step: CallModel, messages: tuple[Message, ...]) -> ModelReply:
         provider = self._models.provider_for(run.route)
@@ -89,7 +157,7 @@ class ModelCaller:
 
     def _request(self, run: RunState, step: CallModel, messages: tuple[Message, ...]) -> ModelRequest:
         base = run.generation
-        fallback = base.fallback_model if step.attempt > 1 else None
+        fallback = base.fallback_model if step.attempt - run.overflows > 1 else None
         generation: Generation = replace(
             base,
             tool_choice=run.tool_choice or base.tool_choice,
@@ -114,10 +182,11 @@ class ModelCaller:
                 parts.append(replace(part, call_id=self._ids.new("call")))
         return tuple(parts)
 
-    def _failure(self, step: CallModel, error: ProviderError) -> ModelFailed:
+    def _failure(self, run: RunState, step: CallModel, error: ProviderError) -> ModelFailed:
         retry_at = None
         message = error.message
-        if error.retryable and step.attempt < MAX_ATTEMPTS:
+        # A refusal as too large is no failed attempt: what follows it is another request.
+        if error.retryable and step.attempt - run.overflows < MAX_ATTEMPTS:
             wait = error.retry_after_ms if error.retry_after_ms is not None else RETRY_STEP_MS * step.attempt
             at_once = error.retry_max_output_tokens is not None
             retry_at = self._clock.now_ms() + (0 if at_once else wait)
@@ -135,7 +204,10 @@ class ModelCaller:
     def _announce(self, run: RunState, step: CallModel) -> None:
         if step.attempt > 1:
             self._publish(run, "output_reset", {"turn": step.turn, "attempt": step.attempt})
-        trace = {"kind": "model_started", "turn": step.turn, "attempt": step.attempt, "model": run.route.model}
+        started = {"kind": "model_started", "turn": step.turn, "attempt": step.attempt, "model": run.route.model}
+        self._trace(run, started)
+
+    def _trace(self, run: RunState, trace: dict[str, object]) -> None:
         identity = {"session_id": run.session_id, "agent_id": run.agent_id, "run_id": run.run_id}
         self._publish(run, "trace", {"trace": {**identity, "timestamp": self._clock.now_ms(), **trace}})
 

@@ -15,10 +15,11 @@ from kheish.engine import entries as e
 from kheish.engine.effects import ModelCaller, ToolCaller
 from kheish.engine.entries import OnRestart, RunStatus
 from kheish.engine.judge import Judge
+from kheish.engine.memory import SessionMemory
 from kheish.engine.ports import Journal, LiveEvents, Models, Proposal, Rule
 from kheish.engine.state import RunState, SessionState
 from kheish.engine.timers import TimerService
-from kheish.engine.worker import Command, Draining, Hands, SessionMemory, SessionWorker
+from kheish.engine.worker import Command, Draining, Hands, SessionWorker
 from kheish.policy.protocol import Permissions
 from kheish.store.database import Transaction
 from kheish.tools.limits import ToolRuntimeLimits

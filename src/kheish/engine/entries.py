@@ -4,7 +4,7 @@ Wire projections: `InputAccepted` → run events accepted/queued, `RunStarted` �
 waiting_for_approval when a call asks, `InDoubtAsked` → waiting_for_approval, `ApprovalsResolved` → approval_resolved,
 `QuestionRequested` → waiting_for_user_question, `QuestionResolved` → user_question_resolved, `ToolIntended` →
 tool_call_started, `ToolFinished` → tool_call_finished, `Resumed` → resumed, `RunEnded` → output and the terminal
-event.
+event, `Microcompacted`, `Snipped`, `Compacted` → compaction_boundary, the last one a checkpoint too.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ class RouteRef:
     route_id: str
     driver: str
     model: str
+    context_window_tokens: int | None = None
+    """What the route says of its models; None: the model's name decides."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,6 +218,55 @@ class FollowedUp:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Microcompacted:
+    """From here on the model reads only a stub of these old tool results."""
+
+    turn: int
+    cleared_tool_ids: tuple[str, ...]
+    tokens_freed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snipped:
+    """From here on the model no longer reads the oldest messages; the latest input stays whatever its age."""
+
+    turn: int
+    messages_removed: int
+    tokens_freed: int
+    new_head_offset: int
+    """Messages that began before this offset are gone."""
+    note: str = ""
+    """What the model reads in their place."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compacted:
+    """A checkpoint: a summary stands for everything up to an offset, and a new prompt window begins."""
+
+    turn: int
+    trigger: str
+    """auto or manual."""
+    strategy: str
+    """session_memory or model_driven."""
+    pre_tokens: int
+    post_tokens: int
+    window_generation: int
+    """Of the window that begins here; the first window of a session has 0."""
+    compacted_until_offset: int
+    title: str
+    summary: str
+    """What the model reads in place of the messages, word for word."""
+    restoration: JsonObject
+    """The session's facts that outlive the messages, in the wire contract's form."""
+    usage: Usage = Usage()
+    """Of the model call that wrote the summary."""
+
+    @property
+    def window_id(self) -> str:
+        return f"window-{self.window_generation}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Woken:
     """A due time passed."""
 
@@ -268,6 +319,9 @@ Entry = (
     | ToolIntended
     | ToolFinished
     | FollowedUp
+    | Microcompacted
+    | Snipped
+    | Compacted
     | Woken
     | Resumed
     | StopRequested

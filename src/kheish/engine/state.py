@@ -9,6 +9,7 @@ from kheish.core.jsonvalue import JsonObject
 from kheish.core.messages import FinishReason, Generation, TextPart, ToolCallPart, ToolChoice, Usage
 from kheish.engine import entries as e
 from kheish.engine.entries import Decision, Recorded, RouteRef, Ruling, RunStatus
+from kheish.providers.protocol import ErrorKind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +87,10 @@ class RunState:
     """Forced for the next model call."""
     follow_ups: int = 0
     truncations: int = 0
+    overflows: int = 0
+    """How often the provider found the current model call too large for its window."""
+    relieved: int = 0
+    """For how many of these the window was made smaller since."""
     partial_text: str = ""
     """Text of replies that were cut off, to be continued."""
     files_modified: frozenset[str] = frozenset()
@@ -169,6 +174,12 @@ def apply(state: RunState, recorded: Recorded) -> RunState:
             return _after_result(moved, entry)
         case e.FollowedUp():
             return _after_follow_up(moved, entry)
+        case e.Microcompacted():
+            return moved
+        case e.Snipped():
+            return replace(moved, relieved=moved.overflows)
+        case e.Compacted():
+            return replace(moved, relieved=moved.overflows, resumes=0, usage=state.usage + entry.usage)
         case e.Woken():
             return replace(moved, due_at_ms=None)
         case e.Resumed():
@@ -190,7 +201,6 @@ def apply(state: RunState, recorded: Recorded) -> RunState:
 
 def _after_reply(state: RunState, entry: e.ModelReplied) -> RunState:
     calls = tuple(CallState(call=part) for part in entry.parts if isinstance(part, ToolCallPart))
-    total = state.usage
     return replace(
         state,
         turn=entry.turn,
@@ -204,12 +214,9 @@ def _after_reply(state: RunState, entry: e.ModelReplied) -> RunState:
         # Only an answer is continued; what was cut off before a tool call is not part of the next one.
         partial_text="" if calls else state.partial_text,
         truncations=0 if calls else state.truncations,
-        usage=Usage(
-            input_tokens=total.input_tokens + entry.usage.input_tokens,
-            output_tokens=total.output_tokens + entry.usage.output_tokens,
-            cached_input_tokens=total.cached_input_tokens + entry.usage.cached_input_tokens,
-            cost_usd=total.cost_usd + entry.usage.cost_usd,
-        ),
+        overflows=0,
+        relieved=0,
+        usage=state.usage + entry.usage,
     )
 
 
@@ -220,7 +227,13 @@ def _after_failure(state: RunState, entry: e.ModelFailed) -> RunState:
         last_failure=entry,
         due_at_ms=entry.retry_at_ms,
         max_output_tokens=entry.max_output_tokens or state.max_output_tokens,
+        overflows=state.overflows + overflowed(entry),
     )
+
+
+def overflowed(entry: e.ModelFailed) -> bool:
+    """The request was too large, and lowering the output ceiling is no way out."""
+    return entry.kind == ErrorKind.CONTEXT_WINDOW_EXCEEDED and entry.retry_at_ms is None
 
 
 def _after_question(state: RunState, entry: e.QuestionRequested) -> RunState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 import structlog
@@ -19,6 +19,7 @@ from kheish.engine.decide import (
     AskHuman,
     AskPermission,
     CallModel,
+    Compact,
     Finish,
     FollowUp,
     RunTools,
@@ -31,7 +32,9 @@ from kheish.engine.effects import ModelCaller, ToolBatch, ToolCaller
 from kheish.engine.entries import Recorded, RunStatus
 from kheish.engine.journal import JournalDamaged
 from kheish.engine.judge import Judge
+from kheish.engine.memory import Buffer, SessionMemory
 from kheish.engine.ports import Journal, Proposal, Rule, Transition
+from kheish.engine.relief import relieve
 from kheish.engine.state import CallState, RunState, SessionState, advance, apply
 from kheish.store.database import Transaction
 from kheish.tools.protocol import QuestionAsked, ToolCall
@@ -48,15 +51,6 @@ class Draining(Problem):
 
 class _Unwritable(Exception):
     """What was decided cannot become a row, now or later: a value without an encoding, a bug in a projection."""
-
-
-@dataclass(slots=True)
-class SessionMemory:
-    """What a recent session keeps in memory; all of it can be folded from the journal again."""
-
-    state: SessionState
-    transcript: Transcript
-    last_at_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -91,7 +85,8 @@ class Hands:
     host: Host
 
 
-_Work = Coroutine[object, object, e.ModelReplied | e.ModelFailed | None]
+_Said = e.ModelReplied | e.ModelFailed | e.Compacted | None
+_Work = Coroutine[object, object, _Said]
 
 
 @dataclass(slots=True)
@@ -99,16 +94,8 @@ class _Effect:
     """What is in flight: a task, and the batch whose outcomes it fills (None for a model call)."""
 
     run_id: str
-    task: asyncio.Task[e.ModelReplied | e.ModelFailed | None]
+    task: asyncio.Task[_Said]
     batch: ToolBatch | None = None
-
-
-@dataclass(slots=True)
-class _Buffer:
-    """Entries that are decided but not yet durable; committed before the next effect."""
-
-    entries: list[Recorded] = field(default_factory=list)
-    runs: dict[str, RunState] = field(default_factory=dict)
 
 
 class SessionWorker:
@@ -121,7 +108,7 @@ class SessionWorker:
         self._inbox: deque[Command] = deque()
         self._awake = asyncio.Event()
         self._effect: _Effect | None = None
-        self._buffer = _Buffer()
+        self._buffer = Buffer()
         self._draining = False
         self._durable: tuple[SessionState, int] | None = None
         """State and last time as of the last commit."""
@@ -255,6 +242,21 @@ class SessionWorker:
             return False
         return await self._take(run, decide(run))
 
+    def _relief(self, run: RunState, step: CallModel) -> Compact | None:
+        assert self.memory is not None
+        window, standing = self._buffer.window(self.memory), self._hands.models.standing_tokens(run)
+        return relieve(run, step, window, now_ms=self._now(), standing_tokens=standing)
+
+    async def _compact(self, run: RunState, step: Compact) -> bool:
+        """Make the window smaller; True when the model has to be asked for a summary first."""
+        for entry in step.entries:
+            self._record(entry, run.run_id)
+        if step.summarise:
+            await self._save()
+            assert self.memory is not None
+            self._start(run, self._hands.models.summarise(run, self.memory.transcript.copy()), None)
+        return step.summarise
+
     async def _take(self, run: RunState, step: Step) -> bool | None:
         """Take one step: True when an effect is in flight, False when there is nothing to do, None to decide again."""
         match step:
@@ -270,9 +272,13 @@ class SessionWorker:
             case Wait(until_ms=until_ms):
                 return None if await self._wait(run, until_ms) else False
             case CallModel():
+                if (relief := self._relief(run, step)) is not None:
+                    return await self._take(run, relief)
                 await self._save()
                 self._start_model(run, step)
                 return True
+            case Compact():
+                return await self._compact(run, step) or None
             case RunTools() | Settle():
                 return await self._start_tools(run, step) or None
             case _:
@@ -400,7 +406,7 @@ class SessionWorker:
         assert self.memory is not None
         assert self._durable is not None
         self.memory.state, self.memory.last_at_ms = self._durable
-        self._buffer = _Buffer()
+        self._buffer = Buffer()
 
     def _rescue(self, error: _Unwritable) -> None:
         """End the run whose entries cannot be written, with the reason; once, for that may be impossible as well."""
@@ -438,7 +444,7 @@ class SessionWorker:
         )
         self.memory.last_at_ms = recorded.at_ms
         self.memory.state = advance(before, recorded)
-        self._buffer.entries.append(recorded)
+        self._buffer.append(recorded)
         if run_id is not None:
             known = before.run(run_id)
             after = self.memory.state.run(run_id) or (None if known is None else apply(known, recorded))
@@ -458,11 +464,10 @@ class SessionWorker:
             session=self.memory.state,
         )
         await self._hands.journal.append(transition, also=also)
-        self._buffer = _Buffer()
+        self._buffer = Buffer()
         self._rescuing = False
         self._mark_durable()
-        for recorded in transition.entries:
-            self.memory.transcript.extend(recorded)
+        buffer.settle(self.memory)
         self._hands.host.changed(self.memory.state)
 
     def _refuse_waiting(self, error: BaseException) -> None:

@@ -83,6 +83,8 @@ class Route:
     project: Setting | None = None
     anthropic_version: str = "2023-06-01"
     anthropic_beta_headers: tuple[str, ...] = ()
+    context_window_tokens: int | None = None
+    """Of every model behind this route; None: what is known of the model decides."""
     script: Script | None = field(default=None, repr=False)
     """What a scripted route answers from."""
 
@@ -141,11 +143,14 @@ class ResolvedRoute:
     model: str
     auth_ref: str | None
     capabilities: Capabilities
+    context_window_tokens: int | None = None
 
     def to_wire(self) -> JsonObject:
         fields: JsonObject = {"route_id": self.route_id, "provider": self.provider, "model": self.model}
         if self.auth_ref is not None:
             fields["auth_ref"] = self.auth_ref
+        if self.context_window_tokens is not None:
+            fields["context_window_tokens"] = self.context_window_tokens
         return {**fields, "capabilities": self.capabilities.to_wire()}
 
 
@@ -178,6 +183,7 @@ class RouteInventory:
             model=chosen,
             auth_ref=route.auth_ref,
             capabilities=route.capabilities,
+            context_window_tokens=route.context_window_tokens,
         )
 
     def require_ready(self, route_id: str) -> None:

@@ -113,6 +113,7 @@ def _route(route_id: str, table: Table, environ: Mapping[str, str], root: Path) 
         model_support=table.choice("model_support", ModelSupport) or ModelSupport.FAMILY,
         capabilities=_capabilities(table, driver),
         base_url=_base_url(table, driver),
+        context_window_tokens=table.integer("context_window_tokens", minimum=1),
     )
     _refuse_foreign_keys(table, driver)
     route = _with_auth(table, route, environ)

@@ -81,7 +81,13 @@ def pin(session: SessionRecord, request: SubmitInput, routes: RouteInventory) ->
     if generation.fallback_model is not None:
         routes.resolve(resolved.route_id, generation.fallback_model)
     routes.require_ready(resolved.route_id)
-    return RouteRef(route_id=resolved.route_id, driver=resolved.provider, model=resolved.model), generation
+    route = RouteRef(
+        route_id=resolved.route_id,
+        driver=resolved.provider,
+        model=resolved.model,
+        context_window_tokens=resolved.context_window_tokens,
+    )
+    return route, generation
 
 
 def _items(request: SubmitInput) -> Sequence[Item]:

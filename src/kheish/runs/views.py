@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from kheish.core.jsonvalue import JsonObject, JsonValue, encode, without_empty
 from kheish.engine import entries as e
+from kheish.engine.boundaries import boundary
 from kheish.engine.entries import OnInDoubt, Recorded, Ruling, RunStatus
 from kheish.engine.state import RunState, SessionState
 
@@ -225,6 +226,8 @@ def _trace_kinds(entry: e.Entry) -> Iterator[tuple[str, JsonObject]]:
                 "tool_finished",
                 {"call_id": entry.call_id, "tool_name": entry.name, "is_error": entry.is_error},
             )
+        case e.Microcompacted() | e.Snipped() | e.Compacted():
+            yield "compaction", {"boundary": boundary(entry)}
         case e.Resumed():
             yield "recovery", {"reason": entry.reason, "turn": entry.turn}
         case _:

@@ -1,0 +1,52 @@
+"""What a session's task keeps in memory: what is durable, and what is about to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kheish.engine.context import Transcript
+from kheish.engine.entries import Recorded
+from kheish.engine.state import RunState, SessionState
+
+
+@dataclass(slots=True)
+class SessionMemory:
+    """What a recent session keeps in memory; all of it can be folded from the journal again."""
+
+    state: SessionState
+    transcript: Transcript
+    """Of what is durable."""
+    last_at_ms: int = 0
+
+
+@dataclass(slots=True)
+class Buffer:
+    """Entries that are decided but not yet durable; committed before the next effect."""
+
+    entries: list[Recorded] = field(default_factory=list)
+    runs: dict[str, RunState] = field(default_factory=dict)
+    _ahead: Transcript | None = None
+    """The transcript with these entries, once somebody has asked for it."""
+
+    def append(self, recorded: Recorded) -> None:
+        self.entries.append(recorded)
+        if self._ahead is not None:
+            self._ahead.extend(recorded)
+
+    def window(self, memory: SessionMemory) -> Transcript:
+        """The conversation as it will be once the buffer is durable."""
+        if not self.entries:
+            return memory.transcript
+        if self._ahead is None:
+            self._ahead = memory.transcript.copy()
+            for recorded in self.entries:
+                self._ahead.extend(recorded)
+        return self._ahead
+
+    def settle(self, memory: SessionMemory) -> None:
+        """The entries are durable: the transcript takes them in."""
+        if self._ahead is not None:
+            memory.transcript = self._ahead
+            return
+        for recorded in self.entries:
+            memory.transcript.extend(recorded)
