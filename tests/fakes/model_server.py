@@ -1,4 +1,4 @@
-"""A model server on a real socket that speaks chat completions, Responses and Messages.
+"""A model server on a real socket that speaks chat completions, Responses, Messages and Gemini.
 
 The wire follows from the path. It runs on its own thread, so tests that are not asynchronous use it too:
 
@@ -23,6 +23,8 @@ from tests.fakes.model_wires import (
     Json,
     chat_document,
     chat_frames,
+    gemini_document,
+    gemini_frames,
     message_document,
     message_frames,
     response_document,
@@ -48,31 +50,42 @@ class Request:
 
     @property
     def wire(self) -> str:
-        """chat, responses or messages."""
-        for suffix, wire in (("/responses", "responses"), ("/messages", "messages")):
-            if self.path.endswith(suffix):
+        """chat, responses, messages or gemini."""
+        for part, wire in (("/responses", "responses"), ("/messages", "messages"), ("GenerateContent", "gemini")):
+            if part in self.path:
                 return wire
         return "chat"
 
     @property
+    def streamed(self) -> bool:
+        """Whether the client asked for a stream."""
+        return self.body.get("stream") is True or self.path.endswith(":streamGenerateContent?alt=sse")
+
+    @property
     def user_text(self) -> str:
         """The text of the last user message, on any wire."""
-        for message in reversed(self.body.get("messages") or self.body.get("input") or []):
-            content = message.get("content")
+        for message in reversed(self.conversation):
+            content = message.get("content") or message.get("parts") or []
             if message.get("role") != "user":
                 continue
             if isinstance(content, str):
                 return content
-            texts = [piece.get("text", "") for piece in content if piece.get("type") in ("text", "input_text")]
-            if texts:
+            texts = [piece.get("text", "") for piece in content if piece.get("type", "text") in ("text", "input_text")]
+            if any(texts):
                 return "".join(texts)
         return ""
+
+    @property
+    def conversation(self) -> list[Json]:
+        """The messages, input items or contents of the request."""
+        found = self.body.get("messages") or self.body.get("input") or self.body.get("contents") or []
+        return list(found)
 
     @property
     def tool_results(self) -> dict[str, str]:
         """Every tool output in the request by its call id, on any wire."""
         found: dict[str, str] = {}
-        for item in self.body.get("messages") or self.body.get("input") or []:
+        for item in self.conversation:
             if item.get("role") == "tool":
                 found[item["tool_call_id"]] = item["content"]
             elif item.get("type") == "function_call_output":
@@ -81,6 +94,9 @@ class Request:
                 for block in item["content"]:
                     if block.get("type") == "tool_result":
                         found[block["tool_use_id"]] = "".join(part["text"] for part in block["content"])
+            for part in item.get("parts") or []:
+                if made := part.get("functionResponse"):
+                    found[made["id"]] = json.dumps(made["response"])
         return found
 
 
@@ -222,7 +238,7 @@ class ModelServer:
         self, request: Request, response: Response, writer: asyncio.StreamWriter, reader: asyncio.StreamReader
     ) -> bool:
         if isinstance(response, Answer):
-            response = Stream(answer=response, as_json=request.body.get("stream") is not True)
+            response = Stream(answer=response, as_json=not request.streamed)
         if isinstance(response, Refusal):
             text = response.body if isinstance(response.body, str) else json.dumps(response.body)
             _write_whole(writer, response.status, "application/json", text.encode(), response.headers)
@@ -277,11 +293,13 @@ _DOCUMENTS: dict[str, Callable[[Answer, str], Json]] = {
     "chat": chat_document,
     "messages": message_document,
     "responses": response_document,
+    "gemini": gemini_document,
 }
 _FRAMES: dict[str, Callable[[Answer, str], list[bytes]]] = {
     "chat": chat_frames,
     "messages": message_frames,
     "responses": response_frames,
+    "gemini": gemini_frames,
 }
 
 

@@ -1,4 +1,4 @@
-"""One reply, as each of the three wires sends it: as stream events and as a JSON document."""
+"""One reply, as each of the four wires sends it: as stream events and as a JSON document."""
 
 from __future__ import annotations
 
@@ -278,3 +278,48 @@ def response_frames(answer: Answer, model: str = "m") -> list[bytes]:
         events += _item_events(index, item, answer)
     events.append({"type": f"response.{document['status']}", "response": document})
     return sse([{**event, "sequence_number": number} for number, event in enumerate(events)], named=True)
+
+
+# Gemini
+
+
+def gemini_usage(answer: Answer) -> Json:
+    thoughts = min(1, answer.output_tokens)
+    return {
+        "promptTokenCount": answer.input_tokens,
+        "candidatesTokenCount": answer.output_tokens - thoughts,
+        "thoughtsTokenCount": thoughts,
+        "cachedContentTokenCount": answer.cached_tokens,
+        "totalTokenCount": answer.input_tokens + answer.output_tokens,
+    }
+
+
+def gemini_calls(answer: Answer) -> list[Json]:
+    return [{"functionCall": {"id": call.id, "name": call.name, "args": call.arguments}} for call in answer.calls]
+
+
+def gemini_document(answer: Answer, model: str = "m") -> Json:
+    parts: list[Json] = [] if answer.thinking is None else [{"text": answer.thinking, "thought": True}]
+    parts += [{"text": answer.text}] if answer.text else []
+    content = {"parts": [*parts, *gemini_calls(answer)], "role": "model"}
+    return {
+        "candidates": [{"content": content, "finishReason": answer.finish or "STOP", "index": 0}],
+        "usageMetadata": gemini_usage(answer),
+        "modelVersion": model,
+        "responseId": "resp-1",
+    }
+
+
+def gemini_frames(answer: Answer, model: str = "m") -> list[bytes]:
+    parts = [{"text": piece, "thought": True} for piece in cut(answer.thinking or "", answer.pieces)]
+    parts += [{"text": piece} for piece in cut(answer.text, answer.pieces)]
+    parts += gemini_calls(answer)
+    usage = {"promptTokenCount": answer.input_tokens + 90, "totalTokenCount": answer.input_tokens + 90}
+    tail = {"modelVersion": model, "responseId": "resp-1"}
+    chunks: list[Json] = [
+        {"candidates": [{"content": {"parts": [part], "role": "model"}, "index": 0}], "usageMetadata": usage, **tail}
+        for part in parts
+    ]
+    last = {"content": {"parts": [{"text": ""}], "role": "model"}, "finishReason": answer.finish or "STOP", "index": 0}
+    chunks.append({"candidates": [last], "usageMetadata": gemini_usage(answer), **tail})
+    return sse(chunks)

@@ -30,13 +30,13 @@ from kheish.core.messages import (
     ToolSpec,
     user_text,
 )
-from kheish.providers import anthropic, chat_completions, openai_responses
+from kheish.providers import anthropic, chat_completions, google, openai_responses
 from kheish.providers.drivers import Driver
 from kheish.providers.json_schemas import project, strict
 from kheish.providers.protocol import ErrorKind, ModelRequest, ProviderError
 from tests.fakes.model_wires import Answer, Call
 from tests.providers.reading import read
-from tests.providers.wires import CHAT, MESSAGES, RESPONSES, Wire
+from tests.providers.wires import CHAT, GEMINI, MESSAGES, RESPONSES, Wire
 
 Body = dict[str, Any]
 Build = Callable[[ModelRequest], Any]
@@ -278,7 +278,9 @@ def test_a_whole_responses_body_carries_the_full_input_and_stores_nothing() -> N
     }
 
 
-@pytest.mark.parametrize(("wire", "build"), [(CHAT, chat), (MESSAGES, messages), (RESPONSES, responses)])
+@pytest.mark.parametrize(
+    ("wire", "build"), [(CHAT, chat), (MESSAGES, messages), (RESPONSES, responses), (GEMINI, google.build_body)]
+)
 def test_what_a_reply_keeps_private_goes_back_unchanged_and_first(wire: Wire, build: Build) -> None:
     _, reply = read(wire.decoder(), wire.frames(Answer(text="t", thinking="a plan", calls=[Call(name="x")])))
     parts = tuple(replace(part, call_id="c-1") if isinstance(part, ToolCallPart) else part for part in reply.parts)

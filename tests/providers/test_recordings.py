@@ -8,7 +8,7 @@ import pytest
 
 from kheish.core.messages import FinishReason
 from tests.providers.reading import Recording, calls, opaque, random_chunks, read, recordings, text
-from tests.providers.wires import CHAT, MESSAGES, RESPONSES, Wire
+from tests.providers.wires import CHAT, GEMINI, MESSAGES, RESPONSES, Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -18,6 +18,7 @@ FINISH: Mapping[str, FinishReason] = {
     "end_turn": FinishReason.COMPLETED,
     "tool_use": FinishReason.TOOL_CALLS,
     "completed": FinishReason.COMPLETED,
+    "STOP": FinishReason.COMPLETED,
 }
 
 
@@ -71,3 +72,21 @@ async def test_openai_responses_keep_what_can_be_replayed(recording: Recording) 
         if item["type"] != "reasoning" or item.get("encrypted_content") or item.get("content")
     ]
     assert [item for item in opaque(reply) if item["type"] != "message_phase"] == replayable
+
+
+@pytest.mark.parametrize("recording", recordings("google", ":streamGenerateContent"))
+async def test_gemini_keeps_every_thought_and_every_signature(recording: Recording) -> None:
+    judged = await GEMINI.judge(recording.body)
+    await check(GEMINI, recording)
+
+    _, reply = read(GEMINI.decoder(), [recording.body])
+    kept = opaque(reply)
+    thoughts = [part["text"] for part in judged.private if part.get("thought")]
+    assert "".join(part["text"] for part in kept if part.get("thought")) == "".join(thoughts)
+    signatures = [part["thoughtSignature"] for part in judged.private if "thoughtSignature" in part]
+    assert [_url_safe(part["thoughtSignature"]) for part in kept if "thoughtSignature" in part] == signatures
+
+
+def _url_safe(base64: str) -> str:
+    """The official client writes binary values in the other alphabet."""
+    return base64.replace("+", "-").replace("/", "_")

@@ -181,7 +181,6 @@ def test_a_compatible_server_needs_a_base_url_and_a_model_but_no_key() -> None:
         (SingleRouteFlags(provider="openrouter"), {}, "OPENROUTER_API_KEY"),
         (SingleRouteFlags(provider="sk-SECRET"), {}, r"must be one of anthropic, google"),
         (SingleRouteFlags(provider="scripted"), {}, "needs a routes file"),
-        (SingleRouteFlags(provider="google", api_key="k"), {}, "google is not available yet"),
         (SingleRouteFlags(provider="openai_compatible"), {}, "--model"),
         (SingleRouteFlags(provider="openai_compatible", model="m"), {}, "OPENAI_COMPATIBLE_BASE_URL"),
         (SingleRouteFlags(api_key="k"), {"ANTHROPIC_BASE_URL": "nope"}, "ANTHROPIC_BASE_URL"),

@@ -11,7 +11,7 @@ from kheish.providers.protocol import ErrorKind, ProviderError
 from kheish.providers.reply_reader import ReplyReader
 from tests.fakes.model_wires import Answer, Call
 from tests.providers.reading import calls, every_split, opaque, random_chunks, read, text
-from tests.providers.wires import CHAT, MESSAGES, RESPONSES, WIRES, Wire
+from tests.providers.wires import CHAT, GEMINI, MESSAGES, RESPONSES, WIRES, Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -79,7 +79,7 @@ def test_comments_unknown_events_and_carriage_returns_change_nothing(wire: Wire)
 def test_a_stream_cut_at_any_frame_is_an_error_until_the_provider_said_its_last_word(wire: Wire) -> None:
     frames = wire.frames(ANSWER)
     _, expected = read(wire.decoder(), frames)
-    last_words = {"chat": 3, "messages": 2, "responses": 1}[wire.name]
+    last_words = {"chat": 3, "messages": 2, "responses": 1, "gemini": 1}[wire.name]
 
     for kept in range(len(frames) - last_words + 1):
         with pytest.raises(ProviderError, match="stream failed: cut short before the end of the reply") as caught:
@@ -196,6 +196,11 @@ def test_half_a_surrogate_pair_and_broken_utf8_do_not_break_the_reply(wire: Wire
         (RESPONSES, "max_output_tokens", FinishReason.MAX_TOKENS),
         (RESPONSES, "content_filter", FinishReason.BLOCKED),
         (RESPONSES, None, FinishReason.COMPLETED),
+        (GEMINI, "MAX_TOKENS", FinishReason.MAX_TOKENS),
+        (GEMINI, "SAFETY", FinishReason.BLOCKED),
+        (GEMINI, "PROHIBITED_CONTENT", FinishReason.BLOCKED),
+        (GEMINI, "BRAND_NEW", FinishReason.UNKNOWN),
+        (GEMINI, None, FinishReason.COMPLETED),
     ],
     ids=lambda value: getattr(value, "name", str(value)),
 )

@@ -24,8 +24,8 @@ from tests.providers.reading import calls, text
 pytestmark = pytest.mark.anyio
 
 KEY = "sk-SECRET-key-0123456789"
-DRIVERS = (Driver.OPENAI, Driver.ANTHROPIC, Driver.OPENROUTER, Driver.OPENAI_COMPATIBLE)
-MODELS = {Driver.ANTHROPIC: "claude-sonnet-4-5"}
+DRIVERS = (Driver.OPENAI, Driver.ANTHROPIC, Driver.OPENROUTER, Driver.OPENAI_COMPATIBLE, Driver.GOOGLE)
+MODELS = {Driver.ANTHROPIC: "claude-sonnet-4-5", Driver.GOOGLE: "gemini-2.5-flash"}
 every_driver = pytest.mark.parametrize("driver", DRIVERS)
 
 
@@ -117,7 +117,10 @@ async def test_each_driver_sends_its_headers_to_its_path() -> None:
         Driver.ANTHROPIC: "/v1/messages",
         Driver.OPENROUTER: "/v1/chat/completions",
         Driver.OPENAI_COMPATIBLE: "/v1/chat/completions",
+        Driver.GOOGLE: "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse",
     }
+    assert sent[Driver.GOOGLE].headers["x-goog-api-key"] == KEY
+    assert "authorization" not in sent[Driver.GOOGLE].headers
     anthropic = sent[Driver.ANTHROPIC].headers
     assert (anthropic["x-api-key"], anthropic["anthropic-version"]) == (KEY, "2023-06-01")
     assert anthropic["anthropic-beta"] == "beta-1"

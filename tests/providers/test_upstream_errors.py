@@ -21,6 +21,7 @@ OVERFLOW = "input length and `max_tokens` exceed context limit: {} + {} > {}, de
         ("", 429, ErrorKind.RATE_LIMITED),
         ("rate_limit and unauthorized", 401, ErrorKind.RATE_LIMITED),
         ("invalid api key", 400, ErrorKind.AUTH),
+        ("API key not valid. Please pass a valid API key.", 400, ErrorKind.AUTH),
         ("", 401, ErrorKind.AUTH),
         ("", 403, ErrorKind.AUTH),
         ("Overloaded", None, ErrorKind.SERVER_OVERLOADED),
@@ -82,6 +83,23 @@ def test_only_what_may_pass_is_retryable(status: int, retryable: bool) -> None:
 )
 def test_of_the_providers_words_only_type_and_code_survive(payload: JsonValue, message: str) -> None:
     assert upstream_error("p", "request", payload, status=418).message == message
+
+
+def test_googles_errors_name_their_status_word_and_their_delay() -> None:
+    details: list[JsonValue] = [
+        {"@type": "type.googleapis.com/google.rpc.Help", "links": []},
+        {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.5s"},
+    ]
+    payload: JsonValue = {
+        "error": {"code": 429, "message": "sk-SECRET", "status": "RESOURCE_EXHAUSTED", "details": details}
+    }
+
+    for body in (payload, [payload]):  # a request that asks for no stream of events is refused with a list
+        error = upstream_error("google", "request", body, status=429)
+
+        assert error.message == "google request failed: HTTP 429, code=RESOURCE_EXHAUSTED"
+        assert (error.kind, error.retry_after_ms) == (ErrorKind.RATE_LIMITED, 34_500)
+    assert upstream_error("google", "request", payload, status=429, retry_after_ms=1).retry_after_ms == 1
 
 
 def test_a_status_inside_a_stream_counts_as_one() -> None:

@@ -1,4 +1,4 @@
-"""The three wires side by side: our decoder, the fake's encoders, and the official client as the judge."""
+"""The four wires side by side: our decoder, the fake's encoders, and the official client as the judge."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 
 import anthropic
 import openai
+from google import genai
+from google.genai import types as gemini
 
 from kheish.providers.anthropic import MessagesDecoder
 from kheish.providers.chat_completions import ChatDecoder
+from kheish.providers.google_stream import GeminiDecoder
 from kheish.providers.openai_responses import ResponsesDecoder
 from kheish.providers.reply_reader import WireDecoder
 from tests.fakes.model_wires import (
@@ -19,6 +22,8 @@ from tests.fakes.model_wires import (
     Json,
     chat_document,
     chat_frames,
+    gemini_document,
+    gemini_frames,
     message_document,
     message_frames,
     response_document,
@@ -32,7 +37,7 @@ class Judged:
     """What the official client makes of the same bytes."""
 
     text: str
-    calls: list[tuple[str, Any, str]]
+    calls: list[tuple[str, Any, str | None]]
     finish: str | None
     input_tokens: int
     output_tokens: int
@@ -114,6 +119,27 @@ async def judge_responses(data: bytes) -> Judged:
     )
 
 
+async def judge_gemini(data: bytes) -> Judged:
+    options = gemini.HttpOptions(httpx_async_client=client_replying(data))
+    client = genai.Client(api_key="k", http_options=options)
+    chunks = [chunk async for chunk in await client.aio.models.generate_content_stream(model="m", contents="x")]
+    parts = [part for chunk in chunks for part in chunk.parts or []]
+    called = [part.function_call for part in parts if part.function_call is not None]
+    reasons = [chunk.candidates[0].finish_reason for chunk in chunks if chunk.candidates]
+    finish = next((reason for reason in reversed(reasons) if reason is not None), None)
+    usage = chunks[-1].usage_metadata
+    assert usage is not None
+    return Judged(
+        text="".join(part.text or "" for part in parts if not part.thought),
+        calls=[(call.name or "", call.args or {}, call.id) for call in called],
+        finish=None if finish is None else finish.value,
+        input_tokens=(usage.prompt_token_count or 0) + (usage.tool_use_prompt_token_count or 0),
+        output_tokens=(usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0),
+        cached_tokens=usage.cached_content_token_count or 0,
+        private=[part.model_dump(mode="json", by_alias=True, exclude_none=True) for part in parts],
+    )
+
+
 CHAT = Wire(
     name="chat",
     decoder=lambda: ChatDecoder("openrouter"),
@@ -138,4 +164,12 @@ RESPONSES = Wire(
     judge=judge_responses,
     error_frame=b'data: {"type": "error", "code": "rate_limit_exceeded", "message": "sk-SECRET"}\n\n',
 )
-WIRES = (CHAT, MESSAGES, RESPONSES)
+GEMINI = Wire(
+    name="gemini",
+    decoder=GeminiDecoder,
+    frames=gemini_frames,
+    document=gemini_document,
+    judge=judge_gemini,
+    error_frame=b'data: {"error": {"code": 429, "message": "sk-SECRET", "status": "RESOURCE_EXHAUSTED"}}\n\n',
+)
+WIRES = (CHAT, MESSAGES, RESPONSES, GEMINI)

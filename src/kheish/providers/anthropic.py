@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from kheish.core.jsonvalue import JsonObject, JsonValue, encode
+from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.core.messages import (
     FinishReason,
     Generation,
@@ -22,7 +22,7 @@ from kheish.core.messages import (
     Usage,
 )
 from kheish.providers.drivers import Driver
-from kheish.providers.json_schemas import project
+from kheish.providers.json_schemas import json_instruction, project
 from kheish.providers.model_table import ANTHROPIC_UNSET_MAX_TOKENS, output_caps, takes_temperature, thinks_adaptively
 from kheish.providers.protocol import ModelReply, ModelRequest, TextDelta
 from kheish.providers.transport import ModelEndpoint
@@ -155,11 +155,7 @@ def _tool_fields(request: ModelRequest) -> JsonObject:
 def _json_instruction(generation: Generation) -> str:
     if generation.response_format.type != "structured_json":
         return ""
-    schema = encode(project(generation.response_format.schema or {"kind": "any"})).decode()
-    return (
-        "Answer with one JSON value and nothing else: no prose, no code fence. "
-        f"It must be valid under this JSON Schema:\n{schema}"
-    )
+    return json_instruction(project(generation.response_format.schema or {"kind": "any"}))
 
 
 def _messages(messages: tuple[Message, ...]) -> list[JsonValue]:

@@ -32,7 +32,9 @@ class DriverFacts:
     key_required: bool = True
     default_endpoint: str | None = None
     resource: str = ""
-    """What is appended to a `base_url` that is only an API root."""
+    """What is appended to a `base_url` that is only an API root; `{model}` stands for the model of each call."""
+    api_version: str = "v1"
+    """What is appended before it when the root names no version."""
     base_url_env: str | None = None
     available: bool = True
 
@@ -50,8 +52,10 @@ FACTS: dict[Driver, DriverFacts] = {
         capabilities=Capabilities(multimodal_input=True, image_generation=True, image_edit=True),
         default_model="gemini-2.5-flash",
         key_envs=("KHEISH_GOOGLE_API_KEY", "GOOGLE_API_KEY", "GEMINI_API_KEY"),
+        default_endpoint="https://generativelanguage.googleapis.com/v1beta/models/{model}:streamGenerateContent",
+        resource="models/{model}:streamGenerateContent",
+        api_version="v1beta",
         base_url_env="GOOGLE_BASE_URL",
-        available=False,
     ),
     Driver.OPENAI: DriverFacts(
         capabilities=Capabilities(
@@ -100,17 +104,18 @@ FACTS: dict[Driver, DriverFacts] = {
 def endpoint_for(driver: Driver, base_url: str | None) -> str | None:
     """Return the URL a model call is posted to; None for a driver without one.
 
-    An empty path, `/` and `/v1` are an API root and get the driver's own suffix; any other path is the endpoint.
+    An empty path, `/` and the API's version (`/v1`) are a root and get the driver's own suffix; any other path is the
+    endpoint.
     """
     facts = FACTS[driver]
     if base_url is None:
         return facts.default_endpoint
     path = urlsplit(base_url).path
     root = base_url.removesuffix("/")
-    if path in ("/v1", "/v1/"):
+    if path.removesuffix("/") in ("/v1", f"/{facts.api_version}"):
         return f"{root}/{facts.resource}"
     if path in ("", "/"):
-        prefix = "api/v1" if urlsplit(base_url).hostname == "openrouter.ai" else "v1"
+        prefix = "api/v1" if urlsplit(base_url).hostname == "openrouter.ai" else facts.api_version
         return f"{root}/{prefix}/{facts.resource}"
     return base_url
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kheish.core.jsonvalue import JsonObject, JsonValue
+from kheish.core.jsonvalue import JsonObject, JsonValue, encode
 from kheish.providers.wire import as_list, as_object, as_str
 
 _SCALARS = frozenset({"string", "number", "boolean"})
@@ -34,6 +34,14 @@ def project(node: JsonObject) -> JsonObject:
             "additionalProperties": False,
         }
     return {}
+
+
+def json_instruction(schema: JsonObject) -> str:
+    """Ask for JSON in words, for wires and models without a field for it."""
+    return (
+        "Answer with one JSON value and nothing else: no prose, no code fence. "
+        f"It must be valid under this JSON Schema:\n{encode(schema).decode()}"
+    )
 
 
 def strict(schema: JsonObject) -> JsonObject | None:

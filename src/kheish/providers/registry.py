@@ -81,6 +81,11 @@ class ProviderRegistry:
                 from kheish.providers.openai_responses import OpenAiResponsesProvider
 
                 return OpenAiResponsesProvider(self._endpoint(route, _openai_headers(route)))
+            case Driver.GOOGLE:
+                from kheish.providers.google import GoogleProvider
+
+                key = route.api_key.value if route.api_key else None
+                return GoogleProvider(self._endpoint(route, {"x-goog-api-key": key} if key else {}))
             case _:
                 raise RouteNotReady(f"The route {route.route_id!r} has a driver that is not available yet.")
 

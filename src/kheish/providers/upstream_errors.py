@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from email.utils import parsedate_to_datetime
 
-from kheish.core.jsonvalue import JsonValue, encode
+from kheish.core.jsonvalue import JsonObject, JsonValue, encode
 from kheish.providers.protocol import ErrorKind, ProviderError
-from kheish.providers.wire import as_object
+from kheish.providers.wire import as_list, as_object, as_str
 
 MAX_RETRY_AFTER_MS = 60_000
 """A provider that wishes for more is asked again after this; the run's own limits decide the rest."""
@@ -26,7 +26,11 @@ _KINDS: tuple[tuple[ErrorKind, tuple[str, ...], tuple[int, ...]], ...] = (
         (),
     ),
     (ErrorKind.RATE_LIMITED, ("rate limit", "rate_limit", "too many requests"), (429,)),
-    (ErrorKind.AUTH, ("invalid api key", "authentication", "unauthorized", "forbidden"), (401, 403)),
+    (
+        ErrorKind.AUTH,
+        ("invalid api key", "api key not valid", "api_key_invalid", "authentication", "unauthorized", "forbidden"),
+        (401, 403),
+    ),
     (ErrorKind.SERVER_OVERLOADED, ("overloaded", "temporarily unavailable"), (503, 529)),
     (
         ErrorKind.TRANSPORT,
@@ -67,13 +71,14 @@ def upstream_error(
     overflow survive, and those only when they look like what they should be.
     """
     text = payload if isinstance(payload, str) else encode(payload).decode()
-    body = as_object(payload)
+    body = as_object(payload[0] if isinstance(payload, list) and payload else payload)
     error = as_object(body.get("error")) or body
     code = error.get("code")
     known = status if status is not None else _status_in(code)
     kind = classify(text, known)
     facts = [f"HTTP {known}"] if known is not None else []
-    facts += [f"{name}={value}" for name in ("type", "code") if (value := _safe(error.get(name)))]
+    named = (("type", error.get("type")), ("code", code if isinstance(code, str) else error.get("status")))
+    facts += [f"{name}={safe}" for name, value in named if (safe := _safe(value))]
     if kind is ErrorKind.CONTEXT_WINDOW_EXCEEDED:
         facts.append(f"kind={kind}")
     ceiling = None
@@ -88,7 +93,7 @@ def upstream_error(
         kind=kind,
         retryable=ceiling is not None or _retryable(kind, known),
         status=known,
-        retry_after_ms=retry_after_ms,
+        retry_after_ms=_wish_in(error) if retry_after_ms is None else retry_after_ms,
         retry_max_output_tokens=ceiling,
     )
 
@@ -118,6 +123,15 @@ def retry_after_ms(header: str | None, *, now_ms: int) -> int | None:
     if wanted != wanted:
         return None
     return int(min(max(wanted, 0), MAX_RETRY_AFTER_MS))
+
+
+def _wish_in(error: JsonObject) -> int | None:
+    """Read when to ask again from the error's details: a delay such as `34s`, or `34.5s`."""
+    for detail in map(as_object, as_list(error.get("details"))):
+        delay = as_str(detail.get("retryDelay"))
+        if delay.endswith("s"):
+            return retry_after_ms(delay.removesuffix("s"), now_ms=0)
+    return None
 
 
 def _retryable(kind: ErrorKind, status: int | None) -> bool:
