@@ -38,11 +38,21 @@ DEADLINE_S = 10.0
 
 
 class FakeClock:
+    """Stands still until the test moves it; `jump` sets it like an operator does, `value +=` lets time pass."""
+
     def __init__(self, now_ms: int = 1_000_000) -> None:
         self.value = now_ms
+        self._set_by_ms = 0
 
     def now_ms(self) -> int:
         return self.value
+
+    def elapsed_ms(self) -> int:
+        return self.value - self._set_by_ms
+
+    def jump(self, by_ms: int) -> None:
+        self.value += by_ms
+        self._set_by_ms += by_ms
 
 
 class CountingIds:

@@ -7,10 +7,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Wall-clock time; tests inject one they move by hand."""
+    """Time; tests inject one they move by hand."""
 
     def now_ms(self) -> int:
-        """Return Unix milliseconds."""
+        """Return Unix milliseconds: what the machine's clock says, which somebody may set back."""
+        ...
+
+    def elapsed_ms(self) -> int:
+        """Return the milliseconds since some moment of this process's life; nothing sets them back."""
         ...
 
 
@@ -19,3 +23,6 @@ class SystemClock:
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
+
+    def elapsed_ms(self) -> int:
+        return time.monotonic_ns() // 1_000_000

@@ -189,7 +189,8 @@ class ModelCaller:
         if error.retryable and step.attempt - run.overflows < MAX_ATTEMPTS:
             wait = error.retry_after_ms if error.retry_after_ms is not None else RETRY_STEP_MS * step.attempt
             at_once = error.retry_max_output_tokens is not None
-            retry_at = self._clock.now_ms() + (0 if at_once else wait)
+            # The session's time does not go back with the clock.
+            retry_at = max(self._clock.now_ms(), run.updated_at_ms) + (0 if at_once else wait)
         elif error.retryable:
             message = f"{message} (gave up after {step.attempt} attempts)"
         return ModelFailed(

@@ -170,11 +170,11 @@ class Engine:
         else:
             del self._watchers[state.session_id]
 
-    def wake_at(self, session_id: str, due_ms: int | None) -> None:
+    def wake_at(self, session_id: str, due_ms: int | None, now_ms: int) -> None:
         if due_ms is None:
             self.timers.clear(session_id)
         else:
-            self.timers.set(session_id, due_ms)
+            self.timers.set(session_id, due_ms, in_ms=due_ms - now_ms)
 
     # Inside
 
@@ -232,11 +232,11 @@ class Engine:
                     found.pop(call_id, None)
         return list(found.values())
 
-    def _wake(self, session_id: str) -> None:
+    def _wake(self, session_id: str, due_ms: int) -> None:
         if self._draining:
             return
         if session_id not in self._unkept:
-            self._worker(session_id)
+            self._worker(session_id).wake(due_ms)
             return
         # The run goes on only after a write has succeeded again.
         self._unkept.discard(session_id)
@@ -263,7 +263,7 @@ class Engine:
         except StoreUnavailable as problem:
             log.error("session.store_unavailable", session_id=session_id, detail=problem.detail)
             self._unkept.add(session_id)
-            self.timers.set(session_id, self._clock.now_ms() + _STORE_RETRY_MS)
+            self.timers.set(session_id, self._clock.now_ms() + _STORE_RETRY_MS, in_ms=_STORE_RETRY_MS)
         except Problem as problem:
             log.error("session.failed", session_id=session_id, code=problem.code, detail=problem.detail)
             self._disappoint(session_id, problem)

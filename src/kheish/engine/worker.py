@@ -69,7 +69,9 @@ class Host(Protocol):
         """The session moved on durably."""
         ...
 
-    def wake_at(self, session_id: str, due_ms: int | None) -> None: ...
+    def wake_at(self, session_id: str, due_ms: int | None, now_ms: int) -> None:
+        """The session waits until ``due_ms``; for it, it is ``now_ms``."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +112,7 @@ class SessionWorker:
         self._effect: _Effect | None = None
         self._buffer = Buffer()
         self._draining = False
+        self._woken_at_ms = 0
         self._durable: tuple[SessionState, int] | None = None
         """State and last time as of the last commit."""
         self._rescuing = False
@@ -117,6 +120,11 @@ class SessionWorker:
 
     def post(self, command: Command) -> None:
         self._inbox.append(command)
+        self._awake.set()
+
+    def wake(self, due_ms: int) -> None:
+        """A wait is over: it is ``due_ms`` for this session, whatever a clock that was set back says."""
+        self._woken_at_ms = max(self._woken_at_ms, due_ms)
         self._awake.set()
 
     def drain(self) -> None:
@@ -313,7 +321,7 @@ class SessionWorker:
                 self._record(e.Woken(), run.run_id)
             return True
         await self._save()
-        self._hands.host.wake_at(self.session_id, until_ms)
+        self._hands.host.wake_at(self.session_id, until_ms, self._now())
         return False
 
     def _start_model(self, run: RunState, step: CallModel) -> None:
@@ -429,7 +437,7 @@ class SessionWorker:
 
     def _now(self) -> int:
         assert self.memory is not None
-        return max(self._hands.clock.now_ms(), self.memory.last_at_ms)
+        return max(self._hands.clock.now_ms(), self.memory.last_at_ms, self._woken_at_ms)
 
     def _record(self, entry: e.Entry, run_id: str | None) -> None:
         """Decide that ``entry`` happens next; it becomes durable with the next flush."""
