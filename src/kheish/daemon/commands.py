@@ -36,5 +36,11 @@ COMMANDS = (
         aliases=("question",),
     ),
     CommandEntry(name="runtime", target="kheish.runtime.cli:runtime", help="Read and change daemon-wide settings."),
+    CommandEntry(
+        name="secrets",
+        target="kheish.secrets.cli:secrets",
+        help="Keep the keys that routes use.",
+        aliases=("secret",),
+    ),
     CommandEntry(name="help", target="kheish.daemon.cli:help_", help="Show this list."),
 )

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from kheish.approvals.service import Approvals
 from kheish.auth.control_plane import ControlPlane
+from kheish.auth.secret_store import SecretStore
 from kheish.core.clock import Clock, SystemClock
 from kheish.core.ids import IdSource, RandomIds
 from kheish.core.problems import Problem
@@ -39,6 +40,7 @@ from kheish.runs.service import RunControl, RunLedger
 from kheish.runs.store import RunsProjection
 from kheish.runtime.permissions import PermissionChecks
 from kheish.runtime.service import Runtime, permission_mode
+from kheish.secrets.service import Secrets
 from kheish.sessions.service import Sessions
 from kheish.sessions.store import SessionsProjection
 from kheish.store.database import SqliteDatabase
@@ -105,6 +107,9 @@ async def open_daemon(
     async with AsyncExitStack() as stack:
         lock = _take_state_root(settings)
         stack.callback(lock.release)
+        secret_store = SecretStore(
+            settings.state_root, settings.master_key, require_encrypted=settings.require_encrypted_secrets
+        )
         inventory = _routes(settings)
         database = _database(settings, open_database, stack)
         feed = Feed(database, capacity=settings.event_history_capacity)
@@ -117,6 +122,7 @@ async def open_daemon(
         parts = _Parts(
             settings=settings,
             lock=lock,
+            secret_store=secret_store,
             inventory=inventory,
             database=database,
             feed=feed,
@@ -136,6 +142,7 @@ class _Parts:
 
     settings: Settings
     lock: StateLock
+    secret_store: SecretStore
     inventory: RouteInventory
     database: SqliteDatabase
     feed: Feed
@@ -176,7 +183,8 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     streams = Streams()
     checks = PermissionChecks(permissions=permissions, sessions=sessions, tool_names=tools.names)
     work = _work(parts, engine, sessions, ledger, runtime)
-    services = (sessions, ledger, runtime, board, feed, streams, checks, *work)
+    secrets = Secrets(store=parts.secret_store, clock=parts.clock, changed=lambda slot_id: None)
+    services = (secrets, sessions, ledger, runtime, board, feed, streams, checks, *work)
     return Daemon(
         settings=settings,
         app=with_edge(build_app(), services, control_plane, max_body_bytes=settings.http_max_body_bytes),

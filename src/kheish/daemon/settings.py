@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from kheish.auth.control_plane import AccessSettings, AuthMode, tokens_for
+from kheish.auth.master_key import VARIABLE as MASTER_KEY
+from kheish.auth.master_key import master_key
 from kheish.auth.tokens import Token, configured
 from kheish.core.problems import Problem
 from kheish.engine.entries import OnRestart
@@ -26,8 +28,8 @@ DEFAULT_DRAIN_MS = 8000
 MAX_EVENT_HISTORY = 262_144
 LOG_LEVELS = ("error", "warn", "info", "debug", "trace")
 LOG_FORMATS = ("auto", "pretty", "json")
-_TOKENS = frozenset({"KHEISH_DAEMON_ADMIN_TOKEN", "KHEISH_DAEMON_READONLY_TOKEN"})
-"""Not kept: their digests are all that is needed."""
+_DAEMON_ONLY = frozenset({"KHEISH_DAEMON_ADMIN_TOKEN", "KHEISH_DAEMON_READONLY_TOKEN", MASTER_KEY})
+"""No route may name these as its key."""
 
 T = TypeVar("T")
 
@@ -48,6 +50,9 @@ class Settings:
     state_root: Path
     workspace_root: Path
     access: AccessSettings = field(default_factory=AccessSettings)
+    master_key: bytes | None = field(default=None, repr=False)
+    """Of the secret store."""
+    require_encrypted_secrets: bool = False
     routes_file: Path | None = None
     default_route: str | None = None
     allow_empty_routes: bool = False
@@ -73,7 +78,8 @@ def from_options(options: Mapping[str, object], environ: Mapping[str, str] | Non
     Raises:
         SettingsRefused: a value is not usable; the text names the option and never holds a secret.
     """
-    env = {name: value for name, value in (os.environ if environ is None else environ).items() if name not in _TOKENS}
+    given = os.environ if environ is None else environ
+    env = {name: value for name, value in given.items() if name not in _DAEMON_ONLY}
     host, port = _bind(_given(options, "bind", str) or DEFAULT_BIND)
     access = _access(options)
     tokens_for(access, host)
@@ -81,6 +87,8 @@ def from_options(options: Mapping[str, object], environ: Mapping[str, str] | Non
         bind_host=host,
         bind_port=port,
         access=access,
+        master_key=master_key(given),
+        require_encrypted_secrets=_env_flag(given, "KHEISH_AUTH_STORE_REQUIRE_ENCRYPTED"),
         state_root=Path(str(options.get("state_root") or DEFAULT_STATE_ROOT)).absolute(),
         workspace_root=_workspace(options.get("workspace_root")),
         routes_file=None if not options.get("routes_file") else Path(str(options["routes_file"])).absolute(),
@@ -183,6 +191,13 @@ def _env_number(env: Mapping[str, str], name: str, default: int) -> int:
     if not text.isascii() or not text.isdecimal():
         raise SettingsRefused(f"{name} must be a whole number")
     return int(text)
+
+
+def _env_flag(env: Mapping[str, str], name: str) -> bool:
+    text = env.get(name, "").strip().lower()
+    if text not in ("", "0", "false", "1", "true"):
+        raise SettingsRefused(f"{name} must be true or false")
+    return text in ("1", "true")
 
 
 def _choice(options: Mapping[str, object], name: str, allowed: tuple[str, ...], default: str) -> str:
