@@ -182,7 +182,14 @@ class House:
 
 
 @asynccontextmanager
-async def opened(root: Path, *, script: str = SCRIPT, routes: str = ROUTES, **options: object) -> AsyncIterator[House]:
+async def opened(
+    root: Path,
+    *,
+    script: str = SCRIPT,
+    routes: str = ROUTES,
+    environ: Mapping[str, str] | None = None,
+    **options: object,
+) -> AsyncIterator[House]:
     """Open the daemon whose state lives under ``root``; opening it again is a restart."""
     workspace = root / "workspace"
     workspace.mkdir(exist_ok=True)
@@ -194,7 +201,7 @@ async def opened(root: Path, *, script: str = SCRIPT, routes: str = ROUTES, **op
         "routes_file": str(root / "routes.toml"),
         **options,
     }
-    async with open_daemon(from_options(given, {})) as daemon:
+    async with open_daemon(from_options(given, environ or {})) as daemon:
         await daemon.start()
         transport = httpx2.ASGITransport(app=daemon.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:

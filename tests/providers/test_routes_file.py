@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from kheish.providers.credentials import NoKeys
 from kheish.providers.drivers import Driver, endpoint_for
 from kheish.providers.routes import ModelSupport, ReadinessState, RouteNotReady
 from kheish.providers.routes_file import load_routes, parse_routes
@@ -164,10 +165,6 @@ def test_every_kind_of_broken_file_names_a_position_only(data: bytes, position: 
             b'[routes.r]\ndriver = "anthropic"\ndefault_model = "claude-x"\nanthropic_auth_source = "claude_code"\n',
             "anthropic_auth_source: account credentials are not available yet",
         ),
-        (
-            b'[routes.r]\ndriver = "anthropic"\ndefault_model = "claude-x"\nauth_ref = "anthropic.prod"\n',
-            "route 'r': auth_ref: the secret slot 'anthropic.prod' does not exist",
-        ),
     ],
 )
 def test_a_broken_rule_names_the_route_and_the_key(data: bytes, message: str) -> None:
@@ -233,3 +230,10 @@ def test_a_compatible_server_needs_no_key_and_is_never_sent_one_by_accident() ->
 
     assert found.api_key is None
     assert found.readiness().code == "no_auth"
+
+
+def test_a_named_secret_must_exist() -> None:
+    data = b'[routes.r]\ndriver = "anthropic"\ndefault_model = "claude-x"\nauth_ref = "anthropic.prod"\n'
+
+    with pytest.raises(RoutesError, match=r"route 'r': auth_ref: the secret slot 'anthropic.prod' does not exist"):
+        parse_routes(data, {}).with_keys(NoKeys())

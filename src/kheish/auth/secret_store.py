@@ -58,6 +58,10 @@ class SecretStore:
     def slots(self) -> Mapping[str, Slot]:
         return self._slots
 
+    def find(self, slot_id: str) -> Slot | None:
+        """The slot with this name."""
+        return self._slots.get(slot_id)
+
     def replace(self, slots: Mapping[str, Slot]) -> None:
         """Make ``slots`` the content, durably and encrypted.
 

@@ -110,7 +110,7 @@ async def open_daemon(
         secret_store = SecretStore(
             settings.state_root, settings.master_key, require_encrypted=settings.require_encrypted_secrets
         )
-        inventory = _routes(settings)
+        inventory = _routes(settings, secret_store)
         database = _database(settings, open_database, stack)
         feed = Feed(database, capacity=settings.event_history_capacity)
         database.run_offline(feed.load)
@@ -183,7 +183,7 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     streams = Streams()
     checks = PermissionChecks(permissions=permissions, sessions=sessions, tool_names=tools.names)
     work = _work(parts, engine, sessions, ledger, runtime)
-    secrets = Secrets(store=parts.secret_store, clock=parts.clock, changed=lambda slot_id: None)
+    secrets = Secrets(store=parts.secret_store, clock=parts.clock, changed=parts.providers.secret_changed)
     services = (secrets, sessions, ledger, runtime, board, feed, streams, checks, *work)
     return Daemon(
         settings=settings,
@@ -329,13 +329,14 @@ class StateRootUnusable(Problem):
     domain, code, status = "storage", "state_root_unusable", 500
 
 
-def _routes(settings: Settings) -> RouteInventory:
+def _routes(settings: Settings, keys: SecretStore) -> RouteInventory:
     try:
         if settings.routes_file is not None:
-            return load_routes(settings.routes_file, settings.environ, default_route=settings.default_route)
+            inventory = load_routes(settings.routes_file, settings.environ, default_route=settings.default_route)
+            return inventory.with_keys(keys)
         return single_route(settings.single_route, settings.environ)
     except RoutesError as problem:
         if not settings.allow_empty_routes:
             raise
         log.warning("daemon.no_routes", detail=problem.detail)
-        return RouteInventory()
+        return RouteInventory(keys=keys)

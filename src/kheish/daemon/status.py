@@ -159,7 +159,7 @@ class StatusBoard:
 
     def _readiness(self) -> JsonObject:
         inventory = self._runtime.routes()
-        states = [(route, route.readiness()) for route in inventory.routes]
+        states = [(route, inventory.readiness(route)) for route in inventory.routes]
         counted = {state: sum(readiness.state is state for _, readiness in states) for state in ReadinessState}
         active = next((ready for route, ready in states if route.route_id == inventory.default_route), None)
         return {

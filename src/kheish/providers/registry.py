@@ -7,9 +7,10 @@ from typing import Protocol
 
 import httpx2
 
+from kheish.providers.credentials import StoredKey
 from kheish.providers.drivers import Driver
 from kheish.providers.protocol import Provider
-from kheish.providers.routes import Route, RouteGone, RouteInventory, RouteNotReady
+from kheish.providers.routes import Route, RouteGone, RouteInventory, RouteNotReady, fits_header
 from kheish.providers.transport import Limits, ModelEndpoint, new_client
 
 
@@ -52,6 +53,12 @@ class ProviderRegistry:
             provider = self._providers[route.route_id] = self._build(configured)
         return provider
 
+    def secret_changed(self, slot_id: str) -> None:
+        """Build the providers that use this secret anew; calls in flight end with the old one."""
+        for route in self._inventory.routes:
+            if route.auth_ref == slot_id:
+                self._providers.pop(route.route_id, None)
+
     async def aclose(self) -> None:
         """Close the connections this registry opened."""
         self._providers.clear()
@@ -70,21 +77,22 @@ class ProviderRegistry:
             case Driver.OPENROUTER | Driver.OPENAI_COMPATIBLE:
                 from kheish.providers.chat_completions import ChatCompletionsProvider
 
-                return ChatCompletionsProvider(route.driver, self._endpoint(route, _bearer(route)))
+                return ChatCompletionsProvider(route.driver, self._endpoint(route, _bearer(self._key(route))))
             case Driver.ANTHROPIC:
                 from kheish.providers.anthropic import AnthropicProvider
 
                 return AnthropicProvider(
-                    self._endpoint(route, _anthropic_headers(route)), betas=route.anthropic_beta_headers
+                    self._endpoint(route, _anthropic_headers(route, self._key(route))),
+                    betas=route.anthropic_beta_headers,
                 )
             case Driver.OPENAI:
                 from kheish.providers.openai_responses import OpenAiResponsesProvider
 
-                return OpenAiResponsesProvider(self._endpoint(route, _openai_headers(route)))
+                return OpenAiResponsesProvider(self._endpoint(route, self._openai_headers(route)))
             case Driver.GOOGLE:
                 from kheish.providers.google import GoogleProvider
 
-                key = route.api_key.value if route.api_key else None
+                key = self._key(route)
                 return GoogleProvider(self._endpoint(route, {"x-goog-api-key": key} if key else {}))
             case _:
                 raise RouteNotReady(f"The route {route.route_id!r} has a driver that is not available yet.")
@@ -99,17 +107,32 @@ class ProviderRegistry:
             provider=route.driver.value, url=route.endpoint, client=client, headers=headers, limits=self._limits
         )
 
+    def _openai_headers(self, route: Route) -> dict[str, str]:
+        stored = self._stored(route)
+        named = (
+            ("OpenAI-Organization", "organization", route.organization),
+            ("OpenAI-Project", "project", route.project),
+        )
+        headers = _bearer(self._key(route))
+        for header, name, setting in named:
+            value = setting.value if setting is not None else None if stored is None else stored.text(name)
+            if value and fits_header(value):
+                headers[header] = value
+        return headers
 
-def _bearer(route: Route) -> dict[str, str]:
-    key = route.api_key.value if route.api_key else None
+    def _key(self, route: Route) -> str | None:
+        stored = self._stored(route)
+        if stored is not None:
+            return stored.secret
+        return route.api_key.value if route.api_key else None
+
+    def _stored(self, route: Route) -> StoredKey | None:
+        return None if route.auth_ref is None else self._inventory.keys.find(route.auth_ref)
+
+
+def _bearer(key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _anthropic_headers(route: Route) -> dict[str, str]:
-    key = route.api_key.value if route.api_key else None
+def _anthropic_headers(route: Route, key: str | None) -> dict[str, str]:
     return {"anthropic-version": route.anthropic_version} | ({"x-api-key": key} if key else {})
-
-
-def _openai_headers(route: Route) -> dict[str, str]:
-    named = (("OpenAI-Organization", route.organization), ("OpenAI-Project", route.project))
-    return _bearer(route) | {name: setting.value for name, setting in named if setting and setting.value}

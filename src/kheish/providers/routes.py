@@ -8,8 +8,10 @@ from enum import StrEnum
 from kheish.core.jsonvalue import JsonObject
 from kheish.core.problems import Problem
 from kheish.providers.capabilities import Capabilities
+from kheish.providers.credentials import KeyStore, NoKeys, fits
 from kheish.providers.drivers import Driver, endpoint_for, in_family
 from kheish.providers.script import Script
+from kheish.providers.tables import RoutesError
 
 
 class UnknownRoute(Problem):
@@ -99,7 +101,10 @@ class Route:
             return False
         return model == self.default_model or self.model_support is ModelSupport.ANY or in_family(self.driver, model)
 
-    def readiness(self) -> Readiness:
+    def readiness(self, keys: KeyStore | None = None) -> Readiness:
+        """Whether the route can be called now, with the secrets of ``keys``."""
+        if self.auth_ref is not None:
+            return _stored_key_readiness(self.driver, self.auth_ref, keys or NoKeys())
         for name, setting in (
             ("api_key", self.api_key),
             ("organization", self.organization),
@@ -112,7 +117,7 @@ class Route:
                     message=f"The environment variable {setting.env} is not set.",
                     action=f"Set {setting.env} and restart the daemon.",
                 )
-            if setting is not None and setting.value and not (setting.value.isascii() and setting.value.isprintable()):
+            if setting is not None and setting.value and not fits_header(setting.value):
                 return Readiness(
                     state=ReadinessState.ERROR,
                     code=f"{name}_unusable",
@@ -131,6 +136,27 @@ class Route:
         return Readiness(
             state=ReadinessState.OK, code="env_key", message=f"The route uses the key in {self.api_key.env}."
         )
+
+
+def fits_header(text: str) -> bool:
+    """Whether an HTTP header can hold it."""
+    return text.isascii() and text.isprintable()
+
+
+def _stored_key_readiness(driver: Driver, auth_ref: str, keys: KeyStore) -> Readiness:
+    found = keys.find(auth_ref)
+    set_it = f"Run `kheish-daemon secrets set {auth_ref} --provider ... --from-file ...`."
+    if found is None:
+        return _unusable("slot_missing", f"There is no secret named {auth_ref!r}.", set_it)
+    if not fits(driver, found):
+        return _unusable("slot_provider_mismatch", f"The secret {auth_ref!r} is not a key for {driver}.", set_it)
+    if not found.secret or not fits_header(found.secret):
+        return _unusable("slot_unusable", f"The secret {auth_ref!r} holds no key that an HTTP header may hold.", set_it)
+    return Readiness(state=ReadinessState.OK, code="slot", message=f"The route uses the secret {auth_ref!r}.")
+
+
+def _unusable(code: str, message: str, action: str) -> Readiness:
+    return Readiness(state=ReadinessState.ERROR, code=code, message=message, action=action)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,6 +186,26 @@ class RouteInventory:
 
     routes: tuple[Route, ...] = ()
     default_route: str | None = None
+    keys: KeyStore = field(default_factory=NoKeys, repr=False)
+    """Where `auth_ref` is looked up."""
+
+    def readiness(self, route: Route) -> Readiness:
+        """Whether the route can be called now."""
+        return route.readiness(self.keys)
+
+    def with_keys(self, keys: KeyStore) -> RouteInventory:
+        """Look up every `auth_ref` in ``keys`` from now on.
+
+        Raises:
+            RoutesError: a route names a secret that does not exist.
+        """
+        for route in self.routes:
+            if route.auth_ref is not None and keys.find(route.auth_ref) is None:
+                raise RoutesError(
+                    f"route {route.route_id!r}: auth_ref: the secret slot {route.auth_ref!r} does not exist. "
+                    f"Create it: `kheish-daemon secrets set {route.auth_ref} --offline --state-root ...`."
+                )
+        return replace(self, keys=keys)
 
     def find(self, route_id: str) -> Route | None:
         return next((route for route in self.routes if route.route_id == route_id), None)
@@ -193,7 +239,7 @@ class RouteInventory:
             UnknownRoute: no route has the id.
             RouteNotReady: its readiness is `error`; the detail names the route and an action.
         """
-        readiness = self._route(route_id).readiness()
+        readiness = self.readiness(self._route(route_id))
         if readiness.state is ReadinessState.ERROR:
             action = f" Action: {readiness.action}" if readiness.action else ""
             raise RouteNotReady(f"The route {route_id!r} is not ready: {readiness.message}{action}")
@@ -207,7 +253,7 @@ class RouteInventory:
         resolved = self.resolve(route_id, model)
         default = replace(self._route(route_id), default_model=resolved.model)
         others = tuple(route for route in self.routes if route.route_id != route_id)
-        return RouteInventory(routes=(default, *others), default_route=route_id)
+        return replace(self, routes=(default, *others), default_route=route_id)
 
     def _route(self, route_id: str | None) -> Route:
         wanted = self.default_route if route_id is None else route_id

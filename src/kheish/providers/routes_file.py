@@ -183,7 +183,7 @@ def _with_auth(table: Table, route: Route, environ: Mapping[str, str]) -> Route:
     if auth_ref is not None:
         if auth_ref != auth_ref.strip():
             table.fail("auth_ref", "must not begin or end with white space")
-        raise RoutesError(f"{table.where}: auth_ref: the secret slot '{auth_ref}' does not exist")
+        return replace(route, auth_ref=auth_ref)
     openai = table.choice("openai_auth_source", OpenAiAuth)
     anthropic = table.choice("anthropic_auth_source", AnthropicAuth)
     table.text("openai_auth_file")

@@ -12,6 +12,7 @@ from kheish.sdk.decoding import Wire
 from kheish.sdk.jsonvalue import JsonObject, JsonValue
 
 __all__ = [
+    "Accepted",
     "AgentRecord",
     "ApprovalRequest",
     "ConfigView",
@@ -37,9 +38,17 @@ __all__ = [
     "SessionEvents",
     "SessionView",
     "SessionViewSummary",
+    "SlotStatus",
     "ToolLimits",
     "UserQuestionRequest",
 ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accepted(Wire):
+    """Whether there was something to remove."""
+
+    accepted: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -314,6 +323,18 @@ class SessionViewSummary(Wire):
     """One of idle, running, waiting_for_approval, waiting_for_user_input, failed, completed."""
     pending_approvals: int
     pending_questions: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlotStatus(Wire):
+    """What is shown of a slot."""
+
+    slot_id: str
+    provider: str
+    mode: str
+    summary: str
+    updated_at_ms: int
+    details: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
