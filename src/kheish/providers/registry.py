@@ -109,15 +109,12 @@ class ProviderRegistry:
 
     def _openai_headers(self, route: Route) -> dict[str, str]:
         stored = self._stored(route)
-        named = (
-            ("OpenAI-Organization", "organization", route.organization),
-            ("OpenAI-Project", "project", route.project),
-        )
         headers = _bearer(self._key(route))
-        for header, name, setting in named:
-            value = setting.value if setting is not None else None if stored is None else stored.text(name)
+        for name, setting in (("organization", route.organization), ("project", route.project)):
+            beside_key = None if stored is None else stored.text(name)
+            value = beside_key if setting is None else setting.value
             if value and fits_header(value):
-                headers[header] = value
+                headers[f"OpenAI-{name.capitalize()}"] = value
         return headers
 
     def _key(self, route: Route) -> str | None:
