@@ -100,6 +100,10 @@ def responses(made: ModelRequest) -> Any:
     return openai_responses.build_body(made)
 
 
+def grok(made: ModelRequest) -> Any:
+    return openai_responses.build_body(made, openai_responses.XAI)
+
+
 def compatible(made: ModelRequest) -> Any:
     return chat_completions.build_body(made, Driver.OPENAI_COMPATIBLE)
 
@@ -143,6 +147,33 @@ def test_responses_bodies_are_what_the_official_client_would_send(generation: Ge
     accepted(ResponseCreateParamsStreaming, responses(request(generation=generation, model="gpt-4o")))
 
 
+@pytest.mark.parametrize("model", ["grok-4-fast-reasoning", "grok-4-fast-non-reasoning"])
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_xai_bodies_differ_where_its_wire_does(generation: Generation, model: str) -> None:
+    """Rule 21: no `strict`, no instructions field, no word about plain text."""
+    body = grok(request(generation=generation, model=model))
+    kept = {**CONVERSATION_ITEMS, "store": False}
+
+    assert body.items() >= kept.items()
+    assert not {"instructions", "previous_response_id"} & body.keys()
+    assert not any("strict" in tool for tool in body["tools"])
+    assert ("text" in body) is (generation.response_format.type == "structured_json")
+    assert body.get("max_output_tokens") == generation.max_output_tokens
+    assert body.get("include") == (None if "non" in model else ["reasoning.encrypted_content"])
+    for tool in body["tools"]:  # which the other vendor demands
+        tool["strict"] = False
+    accepted(ResponseCreateParamsStreaming, body)
+
+
+def test_xai_refuses_structured_output_beside_tools_where_the_model_cannot() -> None:
+    made = request(model="grok-3", generation=GENERATIONS[-1])
+
+    with pytest.raises(ProviderError, match="cannot combine structured output with tools") as caught:
+        grok(made)
+    assert (caught.value.kind, caught.value.retryable) == (ErrorKind.INVALID_REQUEST, False)
+    assert grok(replace(made, tools=()))["text"]["format"]["type"] == "json_schema"
+
+
 @pytest.mark.parametrize("model", ["claude-opus-4-6", "claude-sonnet-4-5"])
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_messages_bodies_are_what_the_official_client_would_send(generation: Generation, model: str) -> None:
@@ -156,6 +187,20 @@ def test_messages_bodies_are_what_the_official_client_would_send(generation: Gen
         assert set(message) == {"role", "content"}
         for block in message["content"]:  # one by one: pydantic loses lists inside the client's nested unions
             accepted(ContentBlockParam, block)
+
+
+CONVERSATION_ITEMS: Body = {
+    "input": [
+        {"role": "system", "content": "You help.\n\nBe short."},
+        {"role": "user", "content": [{"type": "input_text", "text": "look"}]},
+        {"role": "assistant", "content": "Looking."},
+        {"type": "function_call", "call_id": "call-1", "name": "read_file", "arguments": '{"path":"a"}'},
+        {"type": "function_call", "call_id": "call-2", "name": "find", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "call-1", "output": '{"text":"A"}'},
+        {"type": "function_call_output", "call_id": "call-2", "output": "Error: no"},
+        {"role": "user", "content": [{"type": "input_text", "text": "and now?"}]},
+    ]
+}
 
 
 def chat_call(call_id: str, name: str, arguments: str) -> Body:

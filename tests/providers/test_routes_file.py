@@ -156,7 +156,6 @@ def test_every_kind_of_broken_file_names_a_position_only(data: bytes, position: 
         (b'[routes.r]\ndriver = "openai"\n', "default_model: is required"),
         (b"routes.r = 1\n", "must be a table"),
         (b'[routes.r]\ndriver = "openai_compatible"\ndefault_model = "m"\n', "base_url: is required"),
-        (b'[routes.r]\ndriver = "xai"\ndefault_model = "grok-x"\n', "driver: xai routes are not available yet"),
         (
             b'[routes.r]\ndriver = "anthropic"\ndefault_model = "claude-x"\naudio_generation = true\n',
             "audio_generation: anthropic has no backend",

@@ -24,7 +24,7 @@ from tests.providers.reading import calls, text
 pytestmark = pytest.mark.anyio
 
 KEY = "sk-SECRET-key-0123456789"
-DRIVERS = (Driver.OPENAI, Driver.ANTHROPIC, Driver.OPENROUTER, Driver.OPENAI_COMPATIBLE, Driver.GOOGLE)
+DRIVERS = (Driver.OPENAI, Driver.ANTHROPIC, Driver.OPENROUTER, Driver.OPENAI_COMPATIBLE, Driver.GOOGLE, Driver.XAI)
 MODELS = {Driver.ANTHROPIC: "claude-sonnet-4-5", Driver.GOOGLE: "gemini-2.5-flash"}
 every_driver = pytest.mark.parametrize("driver", DRIVERS)
 
@@ -117,6 +117,7 @@ async def test_each_driver_sends_its_headers_to_its_path() -> None:
         Driver.ANTHROPIC: "/v1/messages",
         Driver.OPENROUTER: "/v1/chat/completions",
         Driver.OPENAI_COMPATIBLE: "/v1/chat/completions",
+        Driver.XAI: "/v1/responses",
         Driver.GOOGLE: "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse",
     }
     assert sent[Driver.GOOGLE].headers["x-goog-api-key"] == KEY
@@ -126,7 +127,8 @@ async def test_each_driver_sends_its_headers_to_its_path() -> None:
     assert anthropic["anthropic-beta"] == "beta-1"
     assert "authorization" not in anthropic
     assert sent[Driver.OPENAI].headers["openai-organization"] == "org-1"
-    for driver in (Driver.OPENAI, Driver.OPENROUTER, Driver.OPENAI_COMPATIBLE):
+    assert not [name for name in sent[Driver.XAI].headers if name.startswith("openai")]
+    for driver in (Driver.OPENAI, Driver.OPENROUTER, Driver.OPENAI_COMPATIBLE, Driver.XAI):
         assert sent[driver].headers["authorization"] == f"Bearer {KEY}"
     for found in sent.values():
         assert found.method == "POST"

@@ -15,8 +15,8 @@ from google.genai import types as gemini
 from kheish.providers.anthropic import MessagesDecoder
 from kheish.providers.chat_completions import ChatDecoder
 from kheish.providers.google_stream import GeminiDecoder
-from kheish.providers.openai_responses import ResponsesDecoder
 from kheish.providers.reply_reader import WireDecoder
+from kheish.providers.responses_stream import ResponsesDecoder
 from tests.fakes.model_wires import (
     Answer,
     Json,

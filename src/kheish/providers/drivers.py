@@ -36,7 +36,6 @@ class DriverFacts:
     api_version: str = "v1"
     """What is appended before it when the root names no version."""
     base_url_env: str | None = None
-    available: bool = True
 
 
 FACTS: dict[Driver, DriverFacts] = {
@@ -88,8 +87,9 @@ FACTS: dict[Driver, DriverFacts] = {
         ),
         default_model="grok-4-fast-reasoning",
         key_envs=("XAI_API_KEY",),
+        default_endpoint="https://api.x.ai/v1/responses",
+        resource="responses",
         base_url_env="XAI_BASE_URL",
-        available=False,
     ),
     Driver.OPENAI_COMPATIBLE: DriverFacts(
         capabilities=Capabilities(multimodal_input=True),

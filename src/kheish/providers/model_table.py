@@ -52,6 +52,10 @@ _CLAUDE_SINCE_4_7 = ("opus-4-7", "opus-4-8", "opus-5", "sonnet-5", "haiku-5", "m
 _ADAPTIVE_THINKING = ("opus-4-6", "sonnet-4-6", *_CLAUDE_SINCE_4_7)
 # OpenAI models that reason can return their reasoning encrypted.
 _OPENAI_REASONING = ("^gpt-5", "^o1", "^o3", "^o4", "^codex")
+# Grok models that reason, and those that hold to a schema for the reply while they call tools.
+_XAI_REASONING = ("^grok-3-mini", "^grok-4", "^grok-5", "^grok-code")
+_XAI_WITHOUT_REASONING = "non-reasoning"
+_XAI_STRUCTURES_BESIDE_TOOLS = ("^grok-4", "^grok-5")
 _WITHOUT_TEMPERATURE = (*_OPENAI_REASONING, *_CLAUDE_SINCE_4_7)
 
 
@@ -81,6 +85,16 @@ def thinks_adaptively(model: str) -> bool:
 def is_openai_reasoning(model: str) -> bool:
     """Say whether an OpenAI model reasons before it answers."""
     return any(_matches(pattern, model) for pattern in _OPENAI_REASONING)
+
+
+def is_xai_reasoning(model: str) -> bool:
+    """Say whether a Grok model reasons before it answers."""
+    return not _matches(_XAI_WITHOUT_REASONING, model) and any(_matches(pattern, model) for pattern in _XAI_REASONING)
+
+
+def structures_beside_tools(model: str) -> bool:
+    """Say whether a Grok model takes a schema for its reply together with tools."""
+    return any(_matches(pattern, model) for pattern in _XAI_STRUCTURES_BESIDE_TOOLS)
 
 
 def takes_temperature(model: str) -> bool:

@@ -10,7 +10,7 @@ import httpx2
 from kheish.providers.credentials import StoredKey
 from kheish.providers.drivers import Driver
 from kheish.providers.protocol import Provider
-from kheish.providers.routes import Route, RouteGone, RouteInventory, RouteNotReady, fits_header
+from kheish.providers.routes import Route, RouteGone, RouteInventory, fits_header
 from kheish.providers.transport import Limits, ModelEndpoint, new_client
 
 
@@ -86,16 +86,18 @@ class ProviderRegistry:
                     betas=route.anthropic_beta_headers,
                 )
             case Driver.OPENAI:
-                from kheish.providers.openai_responses import OpenAiResponsesProvider
+                from kheish.providers.openai_responses import ResponsesProvider
 
-                return OpenAiResponsesProvider(self._endpoint(route, self._openai_headers(route)))
+                return ResponsesProvider(self._endpoint(route, self._openai_headers(route)))
+            case Driver.XAI:
+                from kheish.providers.openai_responses import XAI, ResponsesProvider
+
+                return ResponsesProvider(self._endpoint(route, _bearer(self._key(route))), XAI)
             case Driver.GOOGLE:
                 from kheish.providers.google import GoogleProvider
 
                 key = self._key(route)
                 return GoogleProvider(self._endpoint(route, {"x-goog-api-key": key} if key else {}))
-            case _:
-                raise RouteNotReady(f"The route {route.route_id!r} has a driver that is not available yet.")
 
     def _endpoint(self, route: Route, headers: Mapping[str, str]) -> ModelEndpoint:
         if self._client is None and self._owned is None:

@@ -35,7 +35,7 @@ def single_route(flags: SingleRouteFlags, environ: Mapping[str, str]) -> RouteIn
     """Build an inventory of one route, whose id is the provider's name. A flag wins over the environment.
 
     Raises:
-        RoutesError: the provider is unknown or not available, its key is missing, or its base URL is not usable.
+        RoutesError: the provider is unknown, its key is missing, or its base URL is not usable.
     """
     driver = _driver(flags.provider or environ.get("KHEISH_PROVIDER") or Driver.ANTHROPIC.value)
     facts = FACTS[driver]
@@ -74,8 +74,6 @@ def _driver(name: str) -> Driver:
         raise RoutesError("--provider (or KHEISH_PROVIDER) must be one of " + ", ".join(Driver)) from None
     if driver is Driver.SCRIPTED:
         raise RoutesError("the provider scripted needs a routes file that names its script (--routes-file)")
-    if not FACTS[driver].available:
-        raise RoutesError(f"the provider {driver} is not available yet")
     return driver
 
 
