@@ -19,6 +19,7 @@ from kheish.engine.state import RunState, SessionState, fold
 from kheish.policy.protocol import Behavior, Verdict
 from kheish.providers.protocol import ModelReply, ModelRequest, Provider, TextDelta
 from kheish.tools.limits import ToolRuntimeLimits
+from kheish.tools.planning import TodoWrite
 from kheish.tools.protocol import (
     OutputEmitted,
     Prepared,
@@ -79,6 +80,8 @@ class RecordingTool:
     """The idempotency key each call came with."""
     hold: asyncio.Event | None = None
     known: ToolOutcome | None = None
+    padding: str = ""
+    """Added to every output."""
     started: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -120,7 +123,8 @@ class _Recording:
         if self._tool.hold is not None:
             await self._tool.hold.wait()
         effects = (OutputEmitted(content="noted"),) if self._tool.replay is Replay.TRANSACTIONAL else ()
-        return ToolOutcome(output={"did": self._call.input}, effects=effects)
+        padding: JsonObject = {"padding": self._tool.padding} if self._tool.padding else {}
+        return ToolOutcome(output={"did": self._call.input, **padding}, effects=effects)
 
     async def abandon(self) -> None:
         return None
@@ -212,7 +216,8 @@ class World:
         self.look = RecordingTool("look", Replay.SAFE, parallel=True)
         self.note = RecordingTool("note", Replay.TRANSACTIONAL)
         self.limits = ToolRuntimeLimits()
-        runtime = ToolRuntime(ToolRegistry((self.touch, self.poke, self.pay, self.look, self.note, AskUserQuestion())))
+        tools = (self.touch, self.poke, self.pay, self.look, self.note, AskUserQuestion(), TodoWrite())
+        runtime = ToolRuntime(ToolRegistry(tools))
         self.engine = Engine(
             journal=self.journal,
             models=self.model,
@@ -258,7 +263,7 @@ def submission(text: str, run_id: str, **fields: object) -> Rule:
             kind="input",
             envelope={},
             text=text,
-            route=RouteRef(route_id="r", driver="function", model="m"),
+            route=fields.pop("route", RouteRef(route_id="r", driver="function", model="m")),  # type: ignore[arg-type]
             generation=fields.pop("generation", Generation()),  # type: ignore[arg-type]  # named by the test
             summary={},
             **fields,  # type: ignore[arg-type]  # named by the test

@@ -49,7 +49,6 @@ log = structlog.get_logger(__name__)
 
 RETRY_STEP_MS = 1000
 """Wait before the n-th retry when the provider names no time: n seconds (providers spec, rule 10)."""
-MAX_SUMMARY_TOKENS = 8_000
 INTERRUPTED: JsonObject = {"error": "The call was stopped before it finished.", "interrupted": True}
 IN_DOUBT: JsonObject = {
     "error": "The daemon restarted while this call ran; it may or may not have taken effect and was not repeated.",
@@ -120,7 +119,7 @@ class ModelCaller:
 
     async def _summary(self, run: RunState, window: Transcript, policy: WindowPolicy) -> ModelReply | None:
         generation = Generation(
-            max_output_tokens=max(1, min(MAX_SUMMARY_TOKENS, policy.memory_max)),
+            max_output_tokens=policy.summary_max,
             temperature=run.generation.temperature,
         )
         request = ModelRequest(

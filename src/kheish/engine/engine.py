@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 RECENT_SESSIONS = 256
 """Idle sessions whose projection stays in memory; the others are folded again when they are used."""
+RECENT_BYTES = 128 << 20
+"""Of these projections together, about."""
 _RECOVER_AT_ONCE = 32
 _STORE_RETRY_MS = 5_000
 INTERRUPTED_BY_RESTART = "daemon restarted while the run was active"
@@ -73,6 +75,7 @@ class Engine:
         self._workers: dict[str, SessionWorker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._recent: OrderedDict[str, SessionMemory] = OrderedDict()
+        self._recent_bytes = 0
         self._watchers: dict[str, list[_Watcher]] = {}
         self._unkept: set[str] = set()
         """Sessions whose last write the store refused."""
@@ -247,7 +250,10 @@ class Engine:
     def _worker(self, session_id: str) -> SessionWorker:
         worker = self._workers.get(session_id)
         if worker is None:
-            worker = SessionWorker(session_id, self._hands, self._recent.pop(session_id, None))
+            memory = self._recent.pop(session_id, None)
+            if memory is not None:
+                self._recent_bytes -= memory.transcript.memory_bytes
+            worker = SessionWorker(session_id, self._hands, memory)
             self._workers[session_id] = worker
             task = asyncio.get_running_loop().create_task(self._serve(worker), name=f"session:{session_id}")
             self._tasks.add(task)
@@ -284,8 +290,11 @@ class Engine:
 
     def _remember(self, session_id: str, memory: SessionMemory) -> None:
         self._recent[session_id] = memory
-        while len(self._recent) > RECENT_SESSIONS:
-            self._recent.popitem(last=False)
+        self._recent_bytes += memory.transcript.memory_bytes
+        # The newest stays whatever its size: it may well be used again next.
+        while len(self._recent) > 1 and (len(self._recent) > RECENT_SESSIONS or self._recent_bytes > RECENT_BYTES):
+            _, oldest = self._recent.popitem(last=False)
+            self._recent_bytes -= oldest.transcript.memory_bytes
 
 
 def _read_exception(done: asyncio.Future[SessionState]) -> None:

@@ -59,15 +59,13 @@ def relieve(run: RunState, call: CallModel, window: Transcript, *, now_ms: int, 
     if snip is not None:
         steps.add(snip)
         return steps.answer()
-    asking = not steps.window.facts.todos and size < policy.window
-    strategy = MODEL_DRIVEN if asking else SESSION_MEMORY
-    planned = compaction(steps.window, policy, turn=call.turn, strategy=strategy)
+    # With a todo list the session's own facts say enough; a summary costs a model call, which has to fit as well.
+    asking = not window.facts.todos and size + policy.summary_max < policy.window
+    planned = compaction(window, policy, turn=call.turn, strategy=MODEL_DRIVEN if asking else SESSION_MEMORY)
     if planned is None or planned.pre_tokens - planned.post_tokens < policy.least_gain:
         return steps.answer()
-    if asking:
-        return Compact(entries=steps.entries, summarise=True)
-    steps.add(planned)
-    return steps.answer()
+    # On its own: what is condensed needs no clearing first.
+    return Compact(summarise=True) if asking else Compact(entries=(planned,))
 
 
 def compaction(

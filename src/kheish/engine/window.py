@@ -20,6 +20,7 @@ _OUTPUT_TOKENS = 20_000
 _BUFFER_TOKENS = 13_000
 _RESULT_TOKENS = 25_000
 _MEMORY_TOKENS = 40_000
+_SUMMARY_TOKENS = 8_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +36,8 @@ class WindowPolicy:
     memory_min: int
     memory_max: int
     """The recent messages that a compaction keeps are worth between these two."""
+    summary_max: int
+    """What the model may write when it is asked to summarise."""
 
     @property
     def least_gain(self) -> int:
@@ -54,6 +57,7 @@ def window_policy(route: RouteRef, generation: Generation, max_output_tokens: in
         snip_budget=threshold * 120 // 167,
         memory_min=min(_MEMORY_TOKENS, threshold * 40 // 167) // 4,
         memory_max=min(_MEMORY_TOKENS, threshold * 40 // 167),
+        summary_max=max(1, min(_SUMMARY_TOKENS, threshold * 20 // 167)),
     )
 
 

@@ -39,12 +39,13 @@ UPDATE sessions SET reply_targets = :value, updated_at_ms = :at_ms WHERE session
 """
 _STATE = """
 SELECT session_id, agent_id, thread_id, created_at_ms, status, pending_approvals, pending_questions, journal_len,
-       last_assistant_message, last_error
+       checkpoint_len, last_assistant_message, last_error
   FROM sessions WHERE session_id = :session_id
 """
 _PROJECT = """
 UPDATE sessions SET status = :status, pending_approvals = :pending_approvals, pending_questions = :pending_questions,
                     journal_len = :journal_len, updated_at_ms = :at_ms,
+                    checkpoint_len = COALESCE(:checkpoint_len, checkpoint_len),
                     last_assistant_message = COALESCE(:message, last_assistant_message),
                     last_error = CASE WHEN :error_known THEN :error ELSE last_error END,
                     todos = COALESCE(:todos, todos)
@@ -162,6 +163,8 @@ def _after(before: sqlite3.Row, fields: Mapping[str, object]) -> dict[str, objec
     """The columns as the projection has just left them."""
     row: dict[str, object] = dict(before)
     row |= {name: fields[name] for name in ("status", "pending_approvals", "pending_questions", "journal_len")}
+    if fields["checkpoint_len"] is not None:
+        row["checkpoint_len"] = fields["checkpoint_len"]
     if fields["message"] is not None:
         row["last_assistant_message"] = fields["message"]
     if fields["error_known"]:
@@ -180,6 +183,7 @@ def _fields(transition: Transition, status: str) -> dict[str, object]:
         "pending_approvals": 0 if active is None else len(active.pending_approvals),
         "pending_questions": 0 if active is None else len(active.pending_questions),
         "journal_len": transition.session.next_offset - 1,
+        "checkpoint_len": _checkpoints(transition),
         "at_ms": transition.entries[-1].at_ms,
         "message": _message(transition),
         "error_known": started or ended is not None,
@@ -221,6 +225,12 @@ def _message(transition: Transition) -> str | None:
             if text:
                 return text
     return None
+
+
+def _checkpoints(transition: Transition) -> int | None:
+    """How many there are now; None when none was added."""
+    made = (recorded.entry for recorded in reversed(transition.entries) if isinstance(recorded.entry, e.Compacted))
+    return next((entry.window_generation for entry in made), None)
 
 
 def _todos(transition: Transition) -> str | None:

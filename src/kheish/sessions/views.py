@@ -10,7 +10,9 @@ import orjson
 from kheish.core.jsonvalue import JsonObject, JsonValue, without_empty
 from kheish.core.messages import Part, TextPart, ToolCallPart
 from kheish.engine import entries as e
+from kheish.engine.boundaries import boundary
 from kheish.engine.entries import Recorded
+from kheish.sessions.checkpoints import checkpoints
 
 POLICY_COLUMNS = ("route_policy", "capability_scope", "credential_scope", "reply_targets")
 _EMPTY = (None, "null", "[]", "{}")
@@ -57,7 +59,7 @@ def snapshot(row: Mapping[str, object], approvals: object, questions: object | N
         view["pending_questions"] = questions
     view["last_assistant_message"] = row["last_assistant_message"]
     view["journal_len"] = row["journal_len"]
-    view["checkpoint_len"] = 0
+    view["checkpoint_len"] = row["checkpoint_len"]
     view["last_error"] = row["last_error"]
     return view
 
@@ -74,7 +76,7 @@ def materialised(row: sqlite3.Row, journal: Sequence[Recorded]) -> dict[str, obj
     return {
         "session_id": row["session_id"],
         "journal": list(journal_events(journal)),
-        "checkpoints": [],
+        "checkpoints": list(checkpoints(journal)),
         "audits": list(audits(journal)),
         "outputs": [],
         "metadata": metadata,
@@ -104,6 +106,8 @@ def _event(recorded: Recorded) -> JsonObject | None:
             return {"type": "tool_call_started", "call": call}
         case e.ToolFinished():
             return {"type": "tool_call_finished", "result": _result(entry)}
+        case e.Microcompacted() | e.Snipped() | e.Compacted():
+            return {"type": "compaction_boundary", "boundary": boundary(entry)}
         case e.QuestionRequested(request=request):
             return {"type": "user_question_requested", "request": request}
         case e.QuestionResolved(resolution=resolution):

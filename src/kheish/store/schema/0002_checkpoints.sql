@@ -1,0 +1,1 @@
+ALTER TABLE sessions ADD COLUMN checkpoint_len INTEGER NOT NULL DEFAULT 0;
