@@ -31,7 +31,8 @@ class Daemon:
         self.routes_file.write_text(routes)
         self.log_file = root / "daemon.log"
         self.arguments = arguments
-        self.env = {**os.environ, "PYTHONPATH": "src", **(env or {})}
+        # A home of its own: the login shells of tools must not run, or break, the developer's profile.
+        self.env = {**os.environ, "PYTHONPATH": "src", "HOME": str(root), **(env or {})}
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -201,7 +201,8 @@ async def opened(
         "routes_file": str(root / "routes.toml"),
         **options,
     }
-    async with open_daemon(from_options(given, environ or {})) as daemon:
+    # A home of its own: the login shells of tools must not run the developer's profile.
+    async with open_daemon(from_options(given, {"HOME": str(root), **(environ or {})})) as daemon:
         await daemon.start()
         transport = httpx2.ASGITransport(app=daemon.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:

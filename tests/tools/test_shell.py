@@ -180,7 +180,7 @@ async def test_the_environment_is_an_allow_list() -> None:
 async def test_env_in_a_command_shows_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-topsecret")
     monkeypatch.setenv("KHEISH_DAEMON_TOKEN", "tok-topsecret")
-    tools = ToolRuntime(ToolRegistry((Bash(ShellEnvironment().variables(os.environ)),)))
+    tools = ToolRuntime(ToolRegistry((Bash(ShellEnvironment().variables({**os.environ, "HOME": "/nonexistent"})),)))
     prepared = await tools.prepare(ToolCall(id="c", name="bash", input={"command": "env"}), context(tmp_path))
     outcome = await prepared.run()
 
@@ -238,7 +238,7 @@ from kheish.tools.shell import Bash
 async def main():
     context = ToolContext(session_id="s", run_id="r", workspace_root=Path(sys.argv[1]))
     command = sys.argv[2]
-    prepared = await Bash(dict(os.environ)).prepare(ToolCall(id="c", name="bash", input={"command": command}), context)
+    prepared = await Bash({**os.environ, "HOME": "/nonexistent"}).prepare(ToolCall(id="c", name="bash", input={"command": command}), context)
     print(json.dumps(prepared.facts), flush=True)
     if sys.argv[3] == "run":
         await prepared.run()
