@@ -122,6 +122,13 @@ ENTRIES: tuple[Entry, ...] = (
         restoration={"session_control": {"plan_mode": False, "todos": []}},
         usage=Usage(input_tokens=8, output_tokens=2),
     ),
+    e.ModelFailed(
+        turn=1,
+        attempt=1,
+        kind="structured_output_invalid",
+        message="no",
+        usage=Usage(input_tokens=3, output_tokens=4, cached_input_tokens=1, cache_write_tokens=2, cost_usd=0.5),
+    ),
 )
 
 

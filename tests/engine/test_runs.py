@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from kheish.core.messages import FinishReason, ToolCallPart, Usage
+from kheish.core.messages import FinishReason, Generation, ResponseFormat, ToolCallPart, Usage
 from kheish.core.problems import Conflict
 from kheish.engine import entries as e
 from kheish.engine.entries import RunStatus
@@ -258,6 +258,56 @@ async def test_a_reply_that_was_cut_off_is_continued_with_a_higher_ceiling() -> 
 
     assert ended.output == "first half, second half"
     assert world.model.requests[1].generation.max_output_tokens == 64_000
+
+
+PLAN = Generation(
+    response_format=ResponseFormat(
+        type="structured_json", schema={"kind": "object", "fields": {"steps": {"kind": "array"}}}
+    )
+)
+
+
+async def test_a_reply_in_the_form_that_was_asked_for_ends_the_run_as_it_is() -> None:
+    world = World(say(' {"steps": [1, "two"]}'))  # type: ignore[arg-type]
+    await world.submit(generation=PLAN)
+
+    assert (await world.finish()).output == ' {"steps": [1, "two"]}'
+
+
+async def test_a_reply_in_another_form_fails_the_turn_and_its_tokens_count() -> None:
+    world = World(say('{"secret": true}'))  # type: ignore[arg-type]
+    await world.submit(generation=PLAN)
+    ended = await world.finish()
+
+    assert ended.status is RunStatus.FAILED
+    assert ended.error == "the reply does not have the form that was asked for: the reply lacks the field 'steps'"
+    assert len(world.model.requests) == 1
+    failed = next(r.entry for r in await world.journal.load(SESSION) if isinstance(r.entry, e.ModelFailed))
+    assert (failed.kind, failed.usage) == ("structured_output_invalid", Usage(input_tokens=1, output_tokens=1))
+
+
+async def test_the_form_is_checked_on_the_answer_and_not_on_what_comes_with_tool_calls() -> None:
+    def model(request: ModelRequest) -> ModelReply:
+        if turns_so_far(request.messages) == 0:
+            return call_reply(("look", {"n": 1}))
+        return text_reply('{"steps": []}')
+
+    world = World(model)
+    await world.submit(generation=PLAN)
+
+    assert (await world.finish()).output == '{"steps": []}'
+
+
+async def test_the_form_is_checked_on_a_continued_reply_as_a_whole() -> None:
+    def model(request: ModelRequest) -> ModelReply:
+        if len(request.messages) == 1:
+            return text_reply('{"steps"', FinishReason.MAX_TOKENS)
+        return text_reply(": []}")
+
+    world = World(model)
+    await world.submit(generation=PLAN)
+
+    assert (await world.finish()).output == '{"steps": []}'
 
 
 async def test_a_reply_that_is_cut_off_again_and_again_fails_the_run() -> None:

@@ -52,6 +52,7 @@ CLOSED: JsonObject = {
 }
 OPEN: JsonObject = {"type": "object", "properties": {"limit": {"type": "integer"}}}
 
+EPHEMERAL = {"type": "ephemeral"}
 CONVERSATION = (
     user_text("look"),
     Message(
@@ -282,14 +283,24 @@ def test_a_whole_messages_body_replays_thinking_before_text_and_calls() -> None:
                 ],
             },
         ],
-        "cache_control": {"type": "ephemeral"},
+        "cache_control": EPHEMERAL,
         "tools": [
             {"name": "read_file", "description": "Read.", "input_schema": CLOSED},
-            {"name": "find", "description": "Find.", "input_schema": OPEN},
+            {"name": "find", "description": "Find.", "input_schema": OPEN, "cache_control": EPHEMERAL},
         ],
         "tool_choice": {"type": "auto", "disable_parallel_tool_use": False},
-        "system": "You help.\n\nBe short.",
+        "system": [{"type": "text", "text": "You help.\n\nBe short.", "cache_control": EPHEMERAL}],
     }
+
+
+def test_what_all_sessions_share_is_the_same_bytes_whatever_else_is_asked() -> None:
+    """The cached prefix: tools and instructions, before anything a run brings along."""
+    plain, asked = messages(request()), messages(request(generation=GENERATIONS[-1], messages=(user_text("other"),)))
+
+    assert asked["tools"] == plain["tools"]
+    assert asked["system"][: len(plain["system"])] == plain["system"]
+    assert len(asked["system"]) == 2
+    assert "cache_control" not in asked["system"][1]
 
 
 def test_a_whole_responses_body_carries_the_full_input_and_stores_nothing() -> None:
@@ -434,7 +445,7 @@ def test_structured_output_is_asked_for_in_words_on_anthropic_and_by_schema_else
         "additionalProperties": False,
     }
 
-    assert json.dumps(schema, separators=(",", ":")) in str(messages(made)["system"])
+    assert json.dumps(schema, separators=(",", ":")) in messages(made)["system"][-1]["text"]
     assert chat(made)["response_format"]["json_schema"] == {"name": "reply", "schema": schema, "strict": False}
     assert responses(made)["text"] == {
         "format": {"type": "json_schema", "name": "reply", "schema": schema, "strict": False}

@@ -189,7 +189,18 @@ def test_messages_usage_is_a_snapshot_that_keeps_what_it_leaves_out() -> None:
         },
     )
 
-    assert reply.usage == Usage(input_tokens=1120, output_tokens=3, cached_input_tokens=100)
+    assert reply.usage == Usage(input_tokens=1120, output_tokens=3, cached_input_tokens=100, cache_write_tokens=1000)
+
+
+def test_a_chat_server_that_says_what_a_call_cost_is_believed() -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 2, "cost": 0.0145}
+    _, reply = heard(CHAT, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": usage})
+    assert reply.usage == Usage(input_tokens=5, output_tokens=2, cost_usd=0.0145)
+
+    for odd in ("free", -1, True, None, 1e300):
+        usage["cost"] = odd  # type: ignore[assignment]  # what no server should send
+        _, reply = heard(CHAT, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": usage})
+        assert reply.usage.cost_usd == 0
 
 
 def ended(status: str, **fields: Any) -> Any:

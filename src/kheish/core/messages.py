@@ -96,6 +96,9 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     cached_input_tokens: int = 0
+    """Of the input, read from the provider's cache."""
+    cache_write_tokens: int = 0
+    """Of the input, written to the provider's cache."""
     cost_usd: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
@@ -103,6 +106,7 @@ class Usage:
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
             cost_usd=self.cost_usd + other.cost_usd,
         )
 

@@ -41,6 +41,7 @@ from kheish.engine.state import CallState, RunState
 from kheish.engine.tokens import standing_tokens
 from kheish.engine.window import WindowPolicy, window_policy
 from kheish.providers.protocol import ModelReply, ModelRequest, ProviderError, TextDelta
+from kheish.providers.structured_output import fault_in
 from kheish.tools.limits import ToolRuntimeLimits
 from kheish.tools.protocol import OutputEmitted, Prepared, Replay, TodosWritten, ToolCall, ToolContext, ToolOutcome
 from kheish.tools.runtime import BatchBudget, ToolRuntime
@@ -49,12 +50,27 @@ log = structlog.get_logger(__name__)
 
 RETRY_STEP_MS = 1000
 """Wait before the n-th retry when the provider names no time: n seconds (providers spec, rule 10)."""
+INVALID_STRUCTURE = "structured_output_invalid"
 INTERRUPTED: JsonObject = {"error": "The call was stopped before it finished.", "interrupted": True}
 IN_DOUBT: JsonObject = {
     "error": "The daemon restarted while this call ran; it may or may not have taken effect and was not repeated.",
     "interrupted": True,
     "reason": "daemon_restart",
 }
+
+
+def unusable(run: RunState, reply: ModelReply) -> tuple[str, str] | None:
+    """Return kind and message of what makes a whole reply a failed turn; None when nothing does."""
+    wanted = run.generation.response_format
+    if wanted.type != "structured_json" or reply.finish_reason in (FinishReason.MAX_TOKENS, FinishReason.BLOCKED):
+        return None  # what was cut off is continued first, what was blocked has its own end
+    if any(isinstance(part, ToolCallPart) for part in reply.parts):
+        return None
+    text = run.partial_text + "".join(part.text for part in reply.parts if isinstance(part, TextPart))
+    fault = fault_in(text, wanted.schema)
+    return (
+        None if fault is None else (INVALID_STRUCTURE, f"the reply does not have the form that was asked for: {fault}")
+    )
 
 
 class ModelCaller:
@@ -87,6 +103,10 @@ class ModelCaller:
             return self._failure(run, step, error)
         except Problem as problem:
             return ModelFailed(turn=step.turn, attempt=step.attempt, kind=problem.code, message=problem.detail)
+        fault = unusable(run, reply)
+        if fault is not None:
+            kind, message = fault
+            return ModelFailed(turn=step.turn, attempt=step.attempt, kind=kind, message=message, usage=reply.usage)
         return ModelReplied(
             turn=step.turn,
             message_id=self._ids.new("msg"),

@@ -116,6 +116,8 @@ class ModelFailed:
     message: str
     retry_at_ms: int | None = None
     max_output_tokens: int | None = None
+    usage: Usage = Usage()
+    """Of a reply that came and cannot be used."""
 
 
 class Ruling(StrEnum):

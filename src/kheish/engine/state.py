@@ -228,6 +228,7 @@ def _after_failure(state: RunState, entry: e.ModelFailed) -> RunState:
         due_at_ms=entry.retry_at_ms,
         max_output_tokens=entry.max_output_tokens or state.max_output_tokens,
         overflows=state.overflows + overflowed(entry),
+        usage=state.usage + entry.usage,
     )
 
 

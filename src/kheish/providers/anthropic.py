@@ -32,6 +32,7 @@ from kheish.providers.wire import as_int, as_list, as_object, as_str, call_part,
 _DRIVER = Driver.ANTHROPIC.value
 _INTERLEAVED_BETA = "interleaved-thinking-2025-05-14"
 _MIN_THINKING_TOKENS = 1024
+_EPHEMERAL: JsonObject = {"type": "ephemeral"}
 _STOP_REASONS = {
     "end_turn": FinishReason.COMPLETED,
     "tool_use": FinishReason.TOOL_CALLS,
@@ -97,16 +98,25 @@ def build_body(request: ModelRequest) -> JsonObject:
         "max_tokens": min(wanted, caps.upper),
         "stream": True,
         "messages": _messages(request.messages),
-        "cache_control": {"type": "ephemeral"},  # the provider marks the longest stable prefix itself
+        "cache_control": _EPHEMERAL,  # the conversation so far: the provider marks its end itself
         **_tool_fields(request),
         **thinking,
     }
-    system = "\n\n".join(section for section in (*request.system, _json_instruction(generation)) if section)
+    system = _system(request)
     if system:
         body["system"] = system
     if generation.temperature is not None and not thinking and takes_temperature(request.model):
         body["temperature"] = generation.temperature
     return body
+
+
+def _system(request: ModelRequest) -> list[JsonValue]:
+    """What is the same for every session comes first and is marked, so that all of them share its cache."""
+    stable = "\n\n".join(section for section in request.system if section)
+    blocks: list[JsonValue] = [{"type": "text", "text": stable, "cache_control": _EPHEMERAL}] if stable else []
+    if instruction := _json_instruction(request.generation):
+        blocks.append({"type": "text", "text": instruction})
+    return blocks
 
 
 def _thinking_fields(request: ModelRequest, max_tokens: int) -> JsonObject:
@@ -143,13 +153,12 @@ def _tool_fields(request: ModelRequest) -> JsonObject:
     elif choice.type == "specific":
         made = {"type": "tool", "name": choice.name}
     made["disable_parallel_tool_use"] = not request.generation.allow_parallel_tool_calls
-    return {
-        "tools": [
-            {"name": tool.name, "description": tool.description, "input_schema": tool.input_schema}
-            for tool in request.tools
-        ],
-        "tool_choice": made,
-    }
+    tools: list[JsonObject] = [
+        {"name": tool.name, "description": tool.description, "input_schema": tool.input_schema}
+        for tool in request.tools
+    ]
+    tools[-1]["cache_control"] = _EPHEMERAL  # they come before everything else, whatever the instructions are
+    return {"tools": [*tools], "tool_choice": made}
 
 
 def _json_instruction(generation: Generation) -> str:
@@ -334,4 +343,5 @@ def _usage(usage: JsonObject) -> Usage:
         input_tokens=as_int(usage.get("input_tokens")) + cached + written,
         output_tokens=as_int(usage.get("output_tokens")),
         cached_input_tokens=cached,
+        cache_write_tokens=written,
     )

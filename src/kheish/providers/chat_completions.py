@@ -27,6 +27,7 @@ from kheish.providers.transport import ModelEndpoint
 from kheish.providers.upstream_errors import local_error, upstream_error
 from kheish.providers.wire import (
     arguments_text,
+    as_amount,
     as_int,
     as_list,
     as_object,
@@ -335,6 +336,7 @@ def _usage(usage: JsonObject) -> Usage:
         input_tokens=as_int(usage.get("prompt_tokens")),
         output_tokens=as_int(usage.get("completion_tokens")),
         cached_input_tokens=as_int(as_object(usage.get("prompt_tokens_details")).get("cached_tokens")),
+        cost_usd=as_amount(usage.get("cost")),
     )
 
 

@@ -37,6 +37,13 @@ def as_int(value: JsonValue) -> int:
     return int(value)
 
 
+def as_amount(value: JsonValue) -> float:
+    """Return an amount of money; anything else, and anything negative, becomes 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _BEYOND_ANY_COUNT:
+        return 0.0
+    return float(value)
+
+
 def load(data: bytes) -> JsonValue:
     """Parse JSON, forgiving what some servers send: invalid UTF-8 and halves of surrogate pairs become U+FFFD.
 
