@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -15,10 +15,10 @@ from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.core.messages import FinishReason, Role
 from kheish.engine import entries as e
 from kheish.engine.engine import resume
-from kheish.engine.entries import Recorded, RunStatus
+from kheish.engine.entries import OnInDoubt, OnRestart, Recorded, RunStatus
 from kheish.engine.journal import MemoryJournal
-from kheish.engine.ports import Rule, Transition
-from kheish.engine.state import advance, fold
+from kheish.engine.ports import Proposal, Rule, Transition
+from kheish.engine.state import RunState, advance, fold
 from kheish.providers.protocol import ModelReply, ModelRequest
 from kheish.questions.models import Answer, UserQuestionResolution
 from kheish.questions.rules import answer
@@ -30,7 +30,6 @@ from tests.engine.world import (
     World,
     call_reply,
     prefix,
-    resolution,
     results,
     text_reply,
     turns_so_far,
@@ -41,26 +40,43 @@ pytestmark = pytest.mark.anyio
 Script = list[list[str]]
 
 QUESTIONS: JsonObject = {"questions": [{"id": "q", "question": "Which?", "options": [{"label": "a"}, {"label": "b"}]}]}
-turns = st.lists(st.sampled_from(["touch", "look", "note", "ask_user_question", "nope"]), min_size=1, max_size=3)
+NEVER = ("touch", "poke")
+TOOLS = [*NEVER, "pay", "look", "note", "ask_user_question", "nope"]
+mixed = st.lists(st.sampled_from(TOOLS), min_size=1, max_size=3)
+beside = st.lists(st.sampled_from(["poke", "pay", "look"]), min_size=2, max_size=4)
+"""Calls that run side by side."""
+turns = mixed | beside
 scripts = st.lists(turns, min_size=0, max_size=3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What the model asks for, what the rules say, and how the human answers."""
+    """What the model asks for, what the rules say, how the human answers, and what becomes of calls in doubt."""
 
     script: Script
     asks: frozenset[str] = frozenset()
     denies: frozenset[str] = frozenset()
     behavior: str = "allow"
+    on_in_doubt: OnInDoubt = OnInDoubt.REPORT
+    again: str = "allow"
+    """What the human says when a call in doubt may run again."""
 
     @property
     def permissions(self) -> TablePermissions:
         return TablePermissions(self.asks, self.denies)
 
 
-names = st.frozensets(st.sampled_from(["touch", "look", "note"]), max_size=2)
-cases = st.builds(Case, script=scripts, asks=names, denies=names, behavior=st.sampled_from(["allow", "deny"]))
+names = st.frozensets(st.sampled_from(["touch", "poke", "pay", "look", "note"]), max_size=2)
+answers = st.sampled_from(["allow", "deny"])
+cases = st.builds(
+    Case,
+    script=scripts,
+    asks=names,
+    denies=names,
+    behavior=answers,
+    on_in_doubt=st.sampled_from(OnInDoubt),
+    again=answers,
+)
 
 
 def scripted(script: Script) -> Model:
@@ -95,7 +111,15 @@ async def live(world: World, case: Case) -> e.RunEnded:
             request_id = str(run.pending_questions[0]["id"])
             await world.engine.transition(SESSION, answered(request_id))
         else:
-            await world.engine.transition(SESSION, resolution("run-1", case.behavior))
+            await world.engine.transition(SESSION, resolved(run, case))
+
+
+def resolved(run: RunState, case: Case) -> Rule:
+    def behavior(request: JsonObject) -> str:
+        return case.again if request.get("in_doubt") else case.behavior
+
+    made = tuple({"request_id": one["id"], "behavior": behavior(one)} for one in run.pending_approvals)
+    return lambda state, now_ms: (Proposal(entry=e.ApprovalsResolved(resolutions=made), run_id=run.run_id),)
 
 
 def answered(request_id: str) -> Rule:
@@ -104,45 +128,139 @@ def answered(request_id: str) -> Rule:
     return lambda state, now_ms: answer(state.run("run-1"), given_answer, now_ms)
 
 
-async def whole(case: Case) -> tuple[list[Recorded], e.RunEnded]:
+async def whole(case: Case) -> tuple[World, list[Recorded], e.RunEnded]:
     world = World(scripted(case.script), permissions=case.permissions)
-    await world.submit()
+    await world.submit(on_in_doubt=case.on_in_doubt)
     ended = await live(world, case)
-    return list(await world.journal.load(SESSION)), ended
+    return world, list(await world.journal.load(SESSION)), ended
 
 
-async def check_prefix(case: Case, entries: list[Recorded], cut: int, expected: str) -> None:
-    kept = entries[:cut]
-    world = World(scripted(case.script), journal=prefix(entries, cut), permissions=case.permissions, life="b")
+async def after_death(case: Case, kept: list[Recorded], life: str = "b") -> tuple[World, e.RunEnded]:
+    """Go on from what was kept, and check what holds after every death."""
+    journal = prefix(kept, len(kept))
+    world = World(scripted(case.script), journal=journal, permissions=case.permissions, life=life)
     await world.engine.recover([SESSION])
     ended = await live(world, case)
 
     replies = sum(isinstance(recorded.entry, e.ModelReplied) for recorded in kept)
     assert len(world.model.requests) == len(case.script) + 1 - replies, "a recorded model reply was requested again"
-    intended = {r.entry.call_id: r.entry for r in kept if isinstance(r.entry, e.ToolIntended)}
-    finished = {r.entry.call_id for r in kept if isinstance(r.entry, e.ToolFinished)}
-    doubtful = [i for call_id, i in intended.items() if call_id not in finished and i.name == "touch"]
-    repeated = [i.input for i in intended.values() if i.name == "touch" and i.input in world.touch.executions]
-    assert repeated == [], "a call that may have run was run again"
     assert ended.status is RunStatus.COMPLETED
-    if doubtful:
+    entries = [recorded.entry for recorded in await world.journal.load(SESSION)]
+    check_consent(entries)
+    for tool in (world.touch, world.poke):
+        assert len(tool.executions) == len({str(one) for one in tool.executions}), "a call ran twice in one life"
+    done = [entry.call_id for entry in entries if isinstance(entry, e.ToolFinished)]
+    assert len(done) == len(set(done)), "a call has two results"
+    return world, ended
+
+
+def check_consent(entries: list[e.Entry]) -> None:
+    """A call that is never repeated by itself has a second intent only after a human allowed it."""
+    started: set[str] = set()
+    asked: dict[str, str] = {}
+    for entry in entries:
+        match entry:
+            case e.InDoubtAsked(requests=requests):
+                asked.update((str(one["id"]), str(one["tool_call_id"])) for one in requests)
+            case e.ApprovalsResolved(resolutions=resolutions):
+                allowed = [str(one["request_id"]) for one in resolutions if one["behavior"] == "allow"]
+                started -= {asked[request_id] for request_id in allowed if request_id in asked}
+            case e.ToolIntended() if entry.name in NEVER:
+                assert entry.call_id not in started, "a call that may have run was run again"
+                started.add(entry.call_id)
+            case _:
+                pass
+
+
+def in_doubt(kept: list[Recorded], *names: str) -> dict[str, e.ToolIntended]:
+    """The calls of these tools that may have run, by call id."""
+    found: dict[str, e.ToolIntended] = {}
+    for recorded in kept:
+        match recorded.entry:
+            case e.ToolIntended() as intent if intent.name in names:
+                found[intent.call_id] = intent
+            case e.ToolFinished(call_id=call_id):
+                found.pop(call_id, None)
+            case _:
+                pass
+    return found
+
+
+async def check_prefix(case: Case, first: World, kept: list[Recorded], expected: str) -> None:
+    world, ended = await after_death(case, kept)
+
+    doubtful = in_doubt(kept, *NEVER)
+    ran = [*world.touch.executions, *world.poke.executions]
+    asking = case.on_in_doubt is OnInDoubt.ASK
+    for intent in doubtful.values():
+        assert (intent.input in ran) == (asking and case.again == "allow")
+    if doubtful and not (asking and case.again == "allow"):
         outputs = [str(result.output) for result in results(world.model.requests[0].messages)]
-        assert any("daemon_restart" in output for output in outputs)
+        assert sum("daemon_restart" in output for output in outputs) == len(doubtful)
     else:
         assert ended.output == expected
+    for call_id in in_doubt(kept, "pay"):
+        assert world.pay.keys[call_id] == first.pay.keys[call_id], "a keyed call came with another key"
 
 
 @settings(max_examples=60, deadline=None)
 @given(case=cases)
 def test_a_run_cut_at_any_entry_ends_with_the_same_answer(case: Case) -> None:
     async def all_prefixes() -> None:
-        entries, ended = await whole(case)
+        first, entries, ended = await whole(case)
         assert ended.status is RunStatus.COMPLETED
         assert ended.output is not None
         for cut in range(1, len(entries)):
-            await check_prefix(case, entries, cut, ended.output)
+            await check_prefix(case, first, entries[:cut], ended.output)
 
     asyncio.run(asyncio.wait_for(all_prefixes(), 60))
+
+
+@pytest.mark.parametrize("again", ["allow", "deny"])
+@pytest.mark.parametrize("turn", [["touch"], ["poke", "look", "pay", "poke"], ["look", "touch", "note"]], ids="+".join)
+async def test_a_daemon_that_dies_again_while_a_call_in_doubt_is_put_to_a_human_repeats_nothing_unasked(
+    turn: list[str], again: str
+) -> None:
+    case = Case(script=[turn], on_in_doubt=OnInDoubt.ASK, again=again)
+    _, entries, ended = await whole(case)
+    for cut in range(1, len(entries)):
+        second, _ = await after_death(case, entries[:cut])
+        more = list(await second.journal.load(SESSION))
+        for cut_again in range(cut + 1, len(more)):
+            _, finally_ended = await after_death(case, more[:cut_again], life="c")
+            if again == "allow":
+                assert finally_ended.output == ended.output
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=cases, on_restart=st.booleans())
+def test_under_the_policy_interrupt_a_run_cut_at_any_entry_ends_where_it_ran_and_goes_on_where_it_waited(
+    case: Case, on_restart: bool
+) -> None:
+    async def all_prefixes() -> None:
+        _, entries, _ = await whole(case)
+        if on_restart:
+            asked = replace(entries[0].entry, on_restart=OnRestart.INTERRUPT)  # type: ignore[type-var]  # the input
+            entries[0] = replace(entries[0], entry=asked)
+        for cut in range(1, len(entries)):
+            await check_interrupt(case, entries[:cut], OnRestart.RESUME if on_restart else OnRestart.INTERRUPT)
+
+    asyncio.run(asyncio.wait_for(all_prefixes(), 60))
+
+
+async def check_interrupt(case: Case, kept: list[Recorded], policy: OnRestart) -> None:
+    ran = (active := fold(SESSION, kept).active) is not None and active.status is RunStatus.RUNNING
+    journal = prefix(kept, len(kept))
+    world = World(scripted(case.script), journal=journal, permissions=case.permissions, life="b", policy=policy)
+    await world.engine.recover([SESSION])
+    ended = await live(world, case)
+
+    if not ran:
+        assert ended.status is RunStatus.COMPLETED
+        return
+    assert (ended.status, ended.error) == (RunStatus.INTERRUPTED, "daemon restarted while the run was active")
+    assert world.model.requests == []
+    assert not any(tool.executions for tool in (world.touch, world.poke, world.pay, world.look, world.note))
 
 
 async def test_a_continued_answer_cut_at_any_entry_is_the_same() -> None:
@@ -190,7 +308,7 @@ def test_folding_a_journal_gives_the_state_the_engine_had(script: Script) -> Non
 
 
 async def test_a_run_that_resumes_three_times_without_progress_fails() -> None:
-    entries, _ = await whole(Case(script=[["look"]]))
+    _, entries, _ = await whole(Case(script=[["look"]]))
     journal = prefix(entries, 2)
     for _ in range(3):
         await die_right_after_resuming(journal)
@@ -216,7 +334,7 @@ async def _resumed_end(world: World) -> e.RunEnded:
 
 
 async def test_messages_of_a_resumed_run_keep_every_result_beside_its_call() -> None:
-    entries, _ = await whole(Case(script=[["look", "look"], ["note"]]))
+    _, entries, _ = await whole(Case(script=[["look", "look"], ["note"]]))
     world = World(scripted([["look", "look"], ["note"]]), journal=prefix(entries, len(entries) - 1), life="b")
 
     await world.engine.recover([SESSION])

@@ -82,6 +82,8 @@ class RecordingTool:
     known: ToolOutcome | None = None
     padding: str = ""
     """Added to every output."""
+    outcome: ToolOutcome | None = None
+    """In place of the usual one."""
     started: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -122,6 +124,8 @@ class _Recording:
         self._tool.started.set()
         if self._tool.hold is not None:
             await self._tool.hold.wait()
+        if self._tool.outcome is not None:
+            return self._tool.outcome
         effects = (OutputEmitted(content="noted"),) if self._tool.replay is Replay.TRANSACTIONAL else ()
         padding: JsonObject = {"padding": self._tool.padding} if self._tool.padding else {}
         return ToolOutcome(output={"did": self._call.input, **padding}, effects=effects)
