@@ -87,7 +87,7 @@ def test_a_run_that_says_interrupt_is_interrupted_by_a_daemon_that_resumes_and_t
     assert daemon.wait(second)["status"] == "completed"
 
     daemon.arguments = tuple(word for word in daemon.arguments if word not in INTERRUPT)
-    third = daemon.submit("demo", on_restart="interrupt")
+    third = daemon.submit(daemon.session("third"), on_restart="interrupt")
     wait_for(lambda: ran(daemon).count("ran") == 3, "the third command did not start")
     daemon.restart()
     assert (daemon.wait(third)["status"], daemon.run(third)["request"]["on_restart"]) == ("interrupted", "interrupt")
@@ -145,7 +145,7 @@ def test_a_command_that_dies_with_its_daemon_each_time_is_asked_about_each_time(
         daemon.restart()
         seen.add(daemon.wait(run_id, "waiting_for_approval")["pending_approval_ids"][0])
         daemon.allow_all(run_id)
-        wait_for(lambda: ran(daemon).count("ran") == attempt, "the command did not run again")
+        wait_for(lambda times=attempt: ran(daemon).count("ran") == times, "the command did not run again")
     (daemon.workspace / "go").touch()
 
     assert daemon.wait(run_id)["status"] == "completed"
