@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from kheish.approvals.service import Approvals
@@ -23,6 +24,8 @@ from kheish.daemon.status import StatusBoard
 from kheish.daemon.supervisor import Supervisor
 from kheish.engine.engine import Engine
 from kheish.engine.journal import DatabaseJournal
+from kheish.engine.observing import ObservedJournal
+from kheish.engine.ports import Journal
 from kheish.engine.prompt import system_prompt
 from kheish.engine.state import RunState
 from kheish.http.sse import Streams
@@ -47,6 +50,9 @@ from kheish.store.database import SqliteDatabase
 from kheish.store.feed import Feed
 from kheish.store.lock import StateLock
 from kheish.store.migrations import migrate
+from kheish.telemetry.metrics import Metrics
+from kheish.telemetry.readings import Readings
+from kheish.telemetry.recorder import Recorder
 from kheish.tools.builtin import builtin_tools
 from kheish.tools.protocol import ToolContext
 from kheish.tools.registry import ToolRegistry
@@ -168,7 +174,9 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     runtime = _runtime(parts, permissions, tools)
     database.run_offline(runtime.restore)
     journal = DatabaseJournal(database, (RunsProjection(feed), SessionsProjection(feed)))
-    engine = _engine(parts, journal, tools, permissions, runtime)
+    registry = CollectorRegistry()
+    observed = ObservedJournal(journal, (Recorder(registry, tool_names=tools.names),))
+    engine = _engine(parts, observed, tools, permissions, runtime)
     ledger = RunLedger(database=database, journal=journal)
     sessions = Sessions(
         database=database,
@@ -184,7 +192,8 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     checks = PermissionChecks(permissions=permissions, sessions=sessions, tool_names=tools.names)
     work = _work(parts, engine, sessions, ledger, runtime)
     secrets = Secrets(store=parts.secret_store, clock=parts.clock, changed=parts.providers.secret_changed)
-    services = (secrets, sessions, ledger, runtime, board, feed, streams, checks, *work)
+    metrics = Metrics(registry, take=_readings(parts, board, engine, observed, ledger, sessions).take)
+    services = (secrets, sessions, ledger, runtime, board, feed, streams, checks, metrics, *work)
     return Daemon(
         settings=settings,
         app=with_edge(build_app(), services, control_plane, max_body_bytes=settings.http_max_body_bytes),
@@ -233,6 +242,27 @@ def _board(
     )
 
 
+def _readings(
+    parts: _Parts,
+    board: StatusBoard,
+    engine: Engine,
+    journal: ObservedJournal,
+    ledger: RunLedger,
+    sessions: Sessions,
+) -> Readings:
+    return Readings(
+        ledger=ledger,
+        sessions=sessions,
+        engine=engine,
+        journal=journal,
+        database=parts.database,
+        feed=parts.feed,
+        clock=parts.clock,
+        ready=lambda: not board.draining,
+        spans=lambda: None,
+    )
+
+
 def _work(
     parts: _Parts, engine: Engine, sessions: Sessions, ledger: RunLedger, runtime: Runtime
 ) -> tuple[Ingress, RunControl, Approvals, Questions]:
@@ -255,7 +285,7 @@ def _work(
 
 
 def _engine(
-    parts: _Parts, journal: DatabaseJournal, tools: ToolRuntime, permissions: RulePermissions, runtime: Runtime
+    parts: _Parts, journal: Journal, tools: ToolRuntime, permissions: RulePermissions, runtime: Runtime
 ) -> Engine:
     settings = parts.settings
     forbidden = (settings.state_root.resolve(),)

@@ -12,6 +12,7 @@ CAPABILITIES = (
     "kheish.approvals",
     "kheish.questions",
     "kheish.runtime",
+    "kheish.telemetry",
     "kheish.secrets",
 )
 

@@ -16,7 +16,7 @@ from kheish.engine.effects import ModelCaller, ToolCaller
 from kheish.engine.entries import OnRestart, RunStatus
 from kheish.engine.judge import Judge
 from kheish.engine.memory import SessionMemory
-from kheish.engine.ports import Journal, LiveEvents, Models, Proposal, Rule
+from kheish.engine.ports import Journal, LiveEvents, Models, Proposal, RecoveryCounts, Rule
 from kheish.engine.state import RunState, SessionState
 from kheish.engine.timers import TimerService
 from kheish.engine.worker import Command, Draining, Hands, SessionWorker
@@ -80,6 +80,7 @@ class Engine:
         self._unkept: set[str] = set()
         """Sessions whose last write the store refused."""
         self._draining = False
+        self.recovered = RecoveryCounts()
 
     @property
     def active_sessions(self) -> int:
@@ -216,13 +217,16 @@ class Engine:
             for recorded in await self._in_doubt(session_id):
                 killed = await asyncio.to_thread(kill_orphans, recorded.facts)
                 if killed:
+                    self.recovered.killed_processes += killed
                     log.warning("recovery.orphans_killed", session_id=session_id, processes=killed)
             await self.transition(session_id, self._at_boot)
         except Problem as problem:
             # A damaged session stays as it is; the rest of the daemon goes on.
+            self.recovered.failed_sessions += 1
             log.error("recovery.session_failed", session_id=session_id, code=problem.code, detail=problem.detail)
         # Boot is for all sessions: not even a bug met on the way of one may keep the others down.
         except Exception:
+            self.recovered.failed_sessions += 1
             log.exception("recovery.session_crashed", session_id=session_id)
 
     async def _in_doubt(self, session_id: str) -> list[e.ToolIntended]:

@@ -32,6 +32,24 @@ class Projection(Protocol):
         ...
 
 
+class Observer(Protocol):
+    """Watches what became durable: counts, measures, traces. It runs on the event loop and must be quick."""
+
+    def committed(self, transition: Transition) -> None:
+        """``transition`` is durable. Whatever this raises is logged and touches no run."""
+        ...
+
+
+@dataclass(slots=True)
+class RecoveryCounts:
+    """What the start met that no entry tells."""
+
+    killed_processes: int = 0
+    """Processes of an earlier daemon's tools that had survived it."""
+    failed_sessions: int = 0
+    """Sessions that could not go on."""
+
+
 class Journal(Protocol):
     """Where entries live. Append is all or nothing and durable on return."""
 

@@ -7,6 +7,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from kheish.core.problems import Problem, StoreUnavailable
+from kheish.store.distribution import Distribution, Spread
 from kheish.store.events import FeedEvent
 
 T = TypeVar("T")
@@ -22,6 +24,8 @@ _MAX_GROUP = 256
 """Units in one commit: bounds how long a caller waits behind others."""
 _READERS = 2
 """More readers only contend for the interpreter."""
+_COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_COMMIT_UNITS = (1, 2, 4, 8, 16, 32, 64, 128, _MAX_GROUP)
 
 
 @dataclass(slots=True)
@@ -40,6 +44,10 @@ class WriteStatistics:
     units: int
     failed_units: int
     """Units the store could not write; a unit that its own rule refused is not one of them."""
+    commit_seconds: Spread
+    """From the begin of each transaction to its durable end, failed ones included."""
+    commit_units: Spread
+    """How many units shared each commit."""
 
 
 class Database(Protocol):
@@ -95,13 +103,21 @@ class SqliteDatabase:
         self._local = threading.local()
         self._reader_connections: list[sqlite3.Connection] = []
         self._commits = self._units = self._failed = 0
+        self._commit_seconds = Distribution(_COMMIT_SECONDS)
+        self._commit_units = Distribution(_COMMIT_UNITS)
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="kheish-write", daemon=True)
         self._thread.start()
 
     @property
     def statistics(self) -> WriteStatistics:
-        return WriteStatistics(commits=self._commits, units=self._units, failed_units=self._failed)
+        return WriteStatistics(
+            commits=self._commits,
+            units=self._units,
+            failed_units=self._failed,
+            commit_seconds=self._commit_seconds.spread(),
+            commit_units=self._commit_units.spread(),
+        )
 
     def subscribe(self, on_publish: Callable[[list[FeedEvent]], None]) -> None:
         """Have ``on_publish`` called on the event loop, in id order, after each commit that published events."""
@@ -196,6 +212,7 @@ class SqliteDatabase:
 
     def _commit(self, group: list[_Unit[Any]]) -> None:
         begun = False
+        began = time.perf_counter()
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             begun = True
@@ -212,6 +229,8 @@ class SqliteDatabase:
                 return
             for unit in group:
                 self._fail(unit, error)
+        self._commit_seconds.add(time.perf_counter() - began)
+        self._commit_units.add(len(group))
         self._commits += 1
         self._units += len(group)
         self._failed += sum(isinstance(unit.error, StoreUnavailable) for unit in group)
