@@ -59,6 +59,12 @@ def test_a_whole_file_becomes_an_inventory_with_the_default_route_first() -> Non
     assert a.model_support is ModelSupport.FAMILY
 
 
+def test_a_route_may_name_the_window_of_its_models() -> None:
+    inventory = parse_routes(route("context_window_tokens = 8192"), {})
+    assert inventory.resolve().context_window_tokens == 8_192
+    assert inventory.resolve().to_wire()["context_window_tokens"] == 8_192
+
+
 def test_the_only_route_is_the_default_route() -> None:
     assert parse_routes(route(""), {}).default_route == "r"
 
@@ -130,6 +136,8 @@ def test_every_kind_of_broken_file_names_a_position_only(data: bytes, position: 
         (b"extra = 1\n" + route(""), "unknown key 'extra'"),
         (b'default_route = "x"\n' + route(""), "default_route: names no route"),
         (route("extra = 1"), "route 'r': unknown key 'extra'"),
+        (route("context_window_tokens = 0"), "route 'r': context_window_tokens: must be at least 1"),
+        (route('context_window_tokens = "8k"'), "route 'r': context_window_tokens: must be a whole number"),
         (route('"sk-SECRET-0123456789" = 1'), "unknown key \\(its name is not shown\\)"),
         (route("", head='[routes."a b"]'), "route number 1: the id must not be empty"),
         (route("", head='[routes."a/b"]'), "no '/'"),

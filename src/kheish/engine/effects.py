@@ -20,6 +20,7 @@ from kheish.core.messages import (
     TextPart,
     ToolCallPart,
     ToolSpec,
+    Usage,
     user_text,
 )
 from kheish.core.problems import Problem
@@ -126,15 +127,17 @@ class ModelCaller:
 
     async def summarise(self, run: RunState, window: Transcript) -> Compacted:
         """Have the model condense the window; where it cannot, the session's own facts do."""
-        policy = window_policy(run.route, run.generation)
+        policy = window_policy(run.route, run.generation, run.max_output_tokens)
         turn = run.turn + 1
         self._trace(run, {"kind": "compaction", "phase": "summarising", "turn": turn, "model": run.route.model})
         reply = await self._summary(run, window, policy)
         text = "" if reply is None else "".join(part.text for part in reply.parts if isinstance(part, TextPart))
         strategy = MODEL_DRIVEN if text.strip() else SESSION_MEMORY
-        usage = None if reply is None else reply.usage
-        made = compaction(window, policy, turn=turn, strategy=strategy, text=text.strip(), usage=usage)
-        assert made is not None, "a window with nothing to condense is sent as it is"
+        said, usage = text.strip(), Usage() if reply is None else reply.usage
+        made = compaction(window, policy, turn=turn, strategy=strategy, text=said, usage=usage)
+        if made is None:  # the facts alone would keep every message: they say less than a summary
+            made = compaction(window, policy, turn=turn, strategy=strategy, text=said, usage=usage, least=True)
+        assert made is not None
         return made
 
     async def _summary(self, run: RunState, window: Transcript, policy: WindowPolicy) -> ModelReply | None:

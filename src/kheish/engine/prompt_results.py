@@ -20,7 +20,7 @@ def for_prompt(call_id: str, output: JsonValue, limit: int) -> JsonValue:
         return output
     facts: JsonObject = {
         "truncated": True,
-        "raw_ref": f"tool_result:{call_id}",
+        "raw_ref": _raw_ref(call_id),
         "sha256": hashlib.sha256(data).hexdigest(),
         "bytes": len(data),
         "estimated_tokens": -(-len(data) // BYTES_PER_TOKEN),
@@ -41,13 +41,18 @@ def _with_preview(facts: JsonObject, text: bytes, limit: int) -> JsonObject:
         size = max(size * limit * 9 // (worth * 10), least)
 
 
+def _raw_ref(call_id: str) -> str:
+    """Where the whole output is: the `tool_call_finished` event of this call."""
+    return f"tool_result:{call_id}"
+
+
 def stub(part: ToolResultPart) -> ToolResultPart | None:
     """Return the result with no more than a glimpse of its output; None when that would not make it smaller."""
     before = value_tokens(part.output)
     if before <= _STUB_TOKENS:
         return None
     known = part.output
-    if isinstance(known, dict) and known.get("truncated") is True and isinstance(known.get("preview"), str):
+    if isinstance(known, dict) and known.get("raw_ref") == _raw_ref(part.call_id) and "preview" in known:
         facts = {name: value for name, value in known.items() if name != "preview"}
         output: JsonValue = _with_preview(facts, str(known["preview"]).encode(errors="replace"), STUB_PREVIEW_TOKENS)
     else:

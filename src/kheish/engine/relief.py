@@ -75,7 +75,7 @@ def compaction(
     turn: int,
     strategy: str,
     text: str = "",
-    usage: Usage | None = None,
+    usage: Usage = Usage(),
     least: bool = False,
 ) -> Compacted | None:
     """Build the checkpoint; ``text`` is the model's summary. None when there is nothing to condense.
@@ -102,7 +102,7 @@ def compaction(
         title=TITLE,
         summary=summary,
         restoration=window.facts.restoration(),
-        usage=usage or Usage(),
+        usage=usage,
     )
     return replace(entry, post_tokens=_after(window, entry).tokens)
 

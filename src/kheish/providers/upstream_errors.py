@@ -22,6 +22,7 @@ _KINDS: tuple[tuple[ErrorKind, tuple[str, ...], tuple[int, ...]], ...] = (
             "context_length_exceeded", "context_window_exceeded", "maximum context length", "prompt is too long",
             "too many tokens", "exceed context limit", "exceeds the context window", "context window exceeded",
             "context length exceeded", "maximum number of tokens allowed", "exceeds the model's maximum context",
+            "exceed_context_size", "exceeds the available context size", "maximum prompt length", "input is too long",
         ),
         (),
     ),
