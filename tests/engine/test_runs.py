@@ -11,7 +11,10 @@ from kheish.core.problems import Conflict
 from kheish.engine import entries as e
 from kheish.engine.entries import RunStatus
 from kheish.engine.worker import Draining
+from kheish.providers.drivers import Driver
+from kheish.providers.prices import Price
 from kheish.providers.protocol import ErrorKind, ModelReply, ModelRequest, ProviderError
+from kheish.providers.terms import Backoff, RetryPolicy, RouteTerms
 from tests.engine.world import (
     DEADLINE_S,
     SESSION,
@@ -222,6 +225,25 @@ async def test_a_retryable_failure_is_tried_once_more_after_its_due_time() -> No
     assert (await world.finish()).output == "done"
 
 
+async def test_the_routes_retry_policy_says_how_often_and_when() -> None:
+    def model(request: ModelRequest) -> ModelReply:
+        raise ProviderError("overloaded (529)", kind=ErrorKind.SERVER_OVERLOADED, retryable=True)
+
+    world = World(model)
+    retry = RetryPolicy(attempts=4, backoff=Backoff.EXPONENTIAL, backoff_ms=10, jitter=0.5)
+    world.model.terms = RouteTerms(driver=Driver.SCRIPTED, retry=retry)
+    await world.submit()
+    for number in range(1, 4):
+        failed = await _until_entry(world, e.ModelFailed, attempt=number)
+        assert failed.retry_at_ms == world.clock.now_ms() + retry.wait_ms(number, "run-1:1")
+        world.clock.value += 10_000
+        world.engine.timers.fire_due()
+    ended = await world.finish()
+
+    assert ended.error == "overloaded (529) (gave up after 4 attempts)"
+    assert len(world.model.requests) == 4
+
+
 async def test_two_failures_end_the_run_with_the_classified_error() -> None:
     def model(request: ModelRequest) -> ModelReply:
         raise ProviderError("overloaded (529)", kind=ErrorKind.SERVER_OVERLOADED, retryable=True, retry_after_ms=0)
@@ -379,6 +401,23 @@ async def test_usage_adds_up_over_the_turns() -> None:
     assert state.active.usage == Usage(input_tokens=1, output_tokens=1)
 
 
+async def test_every_turn_costs_what_the_route_says_and_a_fallback_costs_its_own_price() -> None:
+    def model(request: ModelRequest) -> ModelReply:
+        if request.model == "m" and len(request.messages) > 1:
+            raise ProviderError("busy", kind=ErrorKind.SERVER_OVERLOADED, retryable=True, retry_after_ms=0)
+        return text_reply("done") if len(request.messages) > 1 else call_reply(("look", {"n": 1}))
+
+    world = World(model)
+    dear = Price(input=1e6, output=2e6, cached_input=0, cache_write=0)
+    cheap = Price(input=10e6, output=20e6, cached_input=0, cache_write=0)
+    world.model.terms = RouteTerms(driver=Driver.SCRIPTED, prices={"m": dear, "other": cheap})
+    await world.submit(generation=Generation(fallback_model="other"))
+    await world.finish()
+
+    replies = [r.entry for r in await world.journal.load(SESSION) if isinstance(r.entry, e.ModelReplied)]
+    assert [reply.usage.cost_usd for reply in replies] == [3.0, 30.0]
+
+
 async def test_emitted_output_travels_in_the_commit_of_its_result() -> None:
     world = World(one_call("note"))  # type: ignore[arg-type]
     await world.submit()
@@ -388,11 +427,11 @@ async def test_emitted_output_travels_in_the_commit_of_its_result() -> None:
     assert finished.effects == ({"type": "output", "content": "noted", "parts": [], "artifacts": []},)
 
 
-async def _until_entry(world: World, kind: type[e.ModelFailed]) -> e.ModelFailed:
+async def _until_entry(world: World, kind: type[e.ModelFailed], *, attempt: int = 1) -> e.ModelFailed:
     deadline = asyncio.get_running_loop().time() + DEADLINE_S
     while asyncio.get_running_loop().time() < deadline:
         for recorded in await world.journal.load(SESSION):
-            if isinstance(recorded.entry, kind):
+            if isinstance(recorded.entry, kind) and recorded.entry.attempt == attempt:
                 return recorded.entry
         await asyncio.sleep(0)
     raise AssertionError(f"no {kind.__name__} was recorded")

@@ -17,7 +17,9 @@ from kheish.engine.journal import MemoryJournal
 from kheish.engine.ports import Proposal, Rule
 from kheish.engine.state import RunState, SessionState, fold
 from kheish.policy.protocol import Behavior, Verdict
+from kheish.providers.drivers import Driver
 from kheish.providers.protocol import ModelReply, ModelRequest, Provider, TextDelta
+from kheish.providers.terms import RouteTerms
 from kheish.tools.limits import ToolRuntimeLimits
 from kheish.tools.planning import TodoWrite
 from kheish.tools.protocol import (
@@ -159,9 +161,13 @@ class FunctionModel:
     def __init__(self, model: Model) -> None:
         self._model = model
         self.requests: list[ModelRequest] = []
+        self.terms = RouteTerms(driver=Driver.SCRIPTED)
 
     def provider_for(self, route: RouteRef) -> Provider:
         return self
+
+    def terms_for(self, route: RouteRef) -> RouteTerms:
+        return self.terms
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelReply]:
         self.requests.append(request)

@@ -185,6 +185,7 @@ def _route_row(route: Route, readiness: Readiness, *, active: bool) -> JsonObjec
         "state": readiness.state.value,
         "code": readiness.code,
         "message": readiness.message,
+        "price_source": route.terms.price_source(route.default_model).value,
     }
     if route.auth_ref is not None:
         row["auth_ref"] = route.auth_ref

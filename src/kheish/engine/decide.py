@@ -9,8 +9,6 @@ from kheish.core.messages import FinishReason, ToolChoice
 from kheish.engine.entries import Compacted, FollowedUp, Microcompacted, RunStatus, Snipped
 from kheish.engine.state import CallState, RunState, final_text, overflowed, was_truncated
 
-MAX_ATTEMPTS = 2
-"""Per model turn (providers spec, rule 9)."""
 MAX_FOLLOW_UPS = 2
 """Extra turns for unmet completion requirements."""
 MAX_TRUNCATIONS = 3

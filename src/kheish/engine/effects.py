@@ -25,7 +25,7 @@ from kheish.core.messages import (
 )
 from kheish.core.problems import Problem
 from kheish.engine.context import Transcript
-from kheish.engine.decide import MAX_ATTEMPTS, CallModel
+from kheish.engine.decide import CallModel
 from kheish.engine.entries import (
     Compacted,
     ModelFailed,
@@ -49,8 +49,6 @@ from kheish.tools.runtime import BatchBudget, ToolRuntime
 
 log = structlog.get_logger(__name__)
 
-RETRY_STEP_MS = 1000
-"""Wait before the n-th retry when the provider names no time: n seconds (providers spec, rule 10)."""
 INVALID_STRUCTURE = "structured_output_invalid"
 INTERRUPTED: JsonObject = {"error": "The call was stopped before it finished.", "interrupted": True}
 IN_DOUBT: JsonObject = {
@@ -158,15 +156,16 @@ class ModelCaller:
         try:
             async for item in self._models.provider_for(run.route).stream(request):
                 if isinstance(item, ModelReply):
-                    final = item
+                    final = self._priced(run, request.model, item)
         except (ProviderError, Problem) as error:
             log.warning("compaction.no_summary", run_id=run.run_id, error=str(error))
         return final
 
     async def _stream(self, run: RunState, step: CallModel, messages: tuple[Message, ...]) -> ModelReply:
         provider = self._models.provider_for(run.route)
+        request = self._request(run, step, messages)
         final: ModelReply | None = None
-        async for item in provider.stream(self._request(run, step, messages)):
+        async for item in provider.stream(request):
             match item:
                 case TextDelta(text=text, part=part):
                     data = {"turn": step.turn, "attempt": step.attempt, "part": part, "text": text}
@@ -175,7 +174,10 @@ class ModelCaller:
                     final = item
         if final is None:
             raise AssertionError(f"the {provider.driver} adapter ended without a reply")
-        return final
+        return self._priced(run, request.model, final)
+
+    def _priced(self, run: RunState, model: str, reply: ModelReply) -> ModelReply:
+        return replace(reply, usage=self._models.terms_for(run.route).priced(model, reply.usage))
 
     def _request(self, run: RunState, step: CallModel, messages: tuple[Message, ...]) -> ModelRequest:
         base = run.generation
@@ -208,8 +210,11 @@ class ModelCaller:
         retry_at = None
         message = error.message
         # A refusal as too large is no failed attempt: what follows it is another request.
-        if error.retryable and step.attempt - run.overflows < MAX_ATTEMPTS:
-            wait = error.retry_after_ms if error.retry_after_ms is not None else RETRY_STEP_MS * step.attempt
+        retry = self._models.terms_for(run.route).retry
+        if error.retryable and step.attempt - run.overflows < retry.attempts:
+            wait = error.retry_after_ms
+            if wait is None:
+                wait = retry.wait_ms(step.attempt, f"{run.run_id}:{step.turn}")
             at_once = error.retry_max_output_tokens is not None
             # The session's time does not go back with the clock.
             retry_at = max(self._clock.now_ms(), run.updated_at_ms) + (0 if at_once else wait)

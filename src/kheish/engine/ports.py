@@ -9,6 +9,7 @@ from typing import Protocol
 from kheish.engine.entries import Entry, Recorded, RouteRef
 from kheish.engine.state import RunState, SessionState
 from kheish.providers.protocol import Provider
+from kheish.providers.terms import RouteTerms
 from kheish.store.database import Transaction
 
 
@@ -80,6 +81,10 @@ class Models(Protocol):
         Raises:
             Problem: the route is gone; the run fails naming it.
         """
+        ...
+
+    def terms_for(self, route: RouteRef) -> RouteTerms:
+        """Return when to call again and what a call costs."""
         ...
 
 

@@ -9,9 +9,11 @@ import httpx2
 
 from kheish.providers.credentials import StoredKey
 from kheish.providers.drivers import Driver
+from kheish.providers.limits import Limits
 from kheish.providers.protocol import Provider
 from kheish.providers.routes import Route, RouteGone, RouteInventory, fits_header
-from kheish.providers.transport import Limits, ModelEndpoint, new_client
+from kheish.providers.terms import RouteTerms
+from kheish.providers.transport import ModelEndpoint, new_client
 
 
 class PinnedRoute(Protocol):
@@ -30,10 +32,13 @@ class ProviderRegistry:
     def __init__(
         self, inventory: RouteInventory, client: httpx2.AsyncClient | None = None, *, limits: Limits | None = None
     ) -> None:
-        """A ``client`` that is handed in stays the caller's to close; without one the first call makes one."""
+        """``limits`` replace those of every route.
+
+        A ``client`` that is handed in stays the caller's to close; without one the first call makes one.
+        """
         self._inventory = inventory
         self._client = client
-        self._limits = limits or Limits()
+        self._limits = limits
         self._owned: httpx2.AsyncClient | None = None
         self._providers: dict[str, Provider] = {}
 
@@ -52,6 +57,11 @@ class ProviderRegistry:
         if provider is None:
             provider = self._providers[route.route_id] = self._build(configured)
         return provider
+
+    def terms_for(self, route: PinnedRoute) -> RouteTerms:
+        """Return a pinned route's terms; those of its driver when the route is gone."""
+        configured = self._inventory.find(route.route_id)
+        return RouteTerms(driver=Driver(route.driver)) if configured is None else configured.terms
 
     def secret_changed(self, slot_id: str) -> None:
         """Build the providers that use this secret anew; calls in flight end with the old one."""
@@ -106,7 +116,11 @@ class ProviderRegistry:
         assert client is not None
         assert route.endpoint is not None
         return ModelEndpoint(
-            provider=route.driver.value, url=route.endpoint, client=client, headers=headers, limits=self._limits
+            provider=route.driver.value,
+            url=route.endpoint,
+            client=client,
+            headers=headers,
+            limits=self._limits or route.limits,
         )
 
     def _openai_headers(self, route: Route) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -10,8 +11,11 @@ from kheish.core.problems import Problem
 from kheish.providers.capabilities import Capabilities
 from kheish.providers.credentials import KeyStore, NoKeys, fits
 from kheish.providers.drivers import Driver, endpoint_for, in_family
+from kheish.providers.limits import Limits
+from kheish.providers.prices import Price
 from kheish.providers.script import Script
 from kheish.providers.tables import RoutesError
+from kheish.providers.terms import RetryPolicy, RouteTerms
 
 
 class UnknownRoute(Problem):
@@ -87,6 +91,10 @@ class Route:
     anthropic_beta_headers: tuple[str, ...] = ()
     context_window_tokens: int | None = None
     """Of every model behind this route; None: what is known of the model decides."""
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    """What the operator says tokens cost, by model or `*`."""
+    limits: Limits = field(default_factory=Limits)
     script: Script | None = field(default=None, repr=False)
     """What a scripted route answers from."""
 
@@ -94,6 +102,11 @@ class Route:
     def endpoint(self) -> str | None:
         """The URL a model call is posted to."""
         return endpoint_for(self.driver, self.base_url)
+
+    @property
+    def terms(self) -> RouteTerms:
+        """When to call again and what a call costs."""
+        return RouteTerms(driver=self.driver, retry=self.retry, prices=self.prices)
 
     def accepts(self, model: str) -> bool:
         """Say whether the route takes this model; its own default is always taken."""

@@ -10,12 +10,17 @@ from pathlib import Path
 
 from kheish.providers.capabilities import FLAGS, Capabilities
 from kheish.providers.drivers import FACTS, Driver, base_url_fault
+from kheish.providers.limits import Limits
+from kheish.providers.prices import Price, read_price
 from kheish.providers.routes import ModelSupport, Route, RouteInventory, Setting
 from kheish.providers.script import Script
 from kheish.providers.script_file import load_script
 from kheish.providers.tables import RoutesError, Table, parse_toml
+from kheish.providers.terms import Backoff, RetryPolicy
 
 _SHOWN_ROUTE_ID = re.compile(r"[A-Za-z0-9_.:@+-]{1,80}\Z")
+_MAX_ATTEMPTS = 10
+_MAX_BACKOFF_MS = 3_600_000
 _OWN_AUTH = (
     "api_key", "api_key_env", "openai_auth_source", "openai_auth_file", "anthropic_auth_source",
     "anthropic_credentials_file",
@@ -114,6 +119,9 @@ def _route(route_id: str, table: Table, environ: Mapping[str, str], root: Path) 
         capabilities=_capabilities(table, driver),
         base_url=_base_url(table, driver),
         context_window_tokens=table.integer("context_window_tokens", minimum=1),
+        retry=_retry(table),
+        prices=_prices(table),
+        limits=_limits(table),
     )
     _refuse_foreign_keys(table, driver)
     route = _with_auth(table, route, environ)
@@ -133,6 +141,48 @@ def _route(route_id: str, table: Table, environ: Mapping[str, str], root: Path) 
         route = replace(route, script=_script(table, root))
     table.done()
     return route
+
+
+def _retry(table: Table) -> RetryPolicy:
+    given = table.take("retry")
+    if given is None:
+        return RetryPolicy()
+    inner, default = Table(given, f"{table.where}: retry"), RetryPolicy()
+    attempts = inner.integer("attempts", minimum=1, maximum=_MAX_ATTEMPTS)
+    backoff_ms = inner.integer("backoff_ms", maximum=_MAX_BACKOFF_MS)
+    max_backoff_ms = inner.integer("max_backoff_ms", maximum=_MAX_BACKOFF_MS)
+    policy = RetryPolicy(
+        attempts=default.attempts if attempts is None else attempts,
+        backoff=inner.choice("backoff", Backoff) or default.backoff,
+        backoff_ms=default.backoff_ms if backoff_ms is None else backoff_ms,
+        max_backoff_ms=default.max_backoff_ms if max_backoff_ms is None else max_backoff_ms,
+        jitter=inner.amount("jitter", maximum=1) or 0.0,
+    )
+    inner.done()
+    return policy
+
+
+def _limits(table: Table) -> Limits:
+    default = Limits()
+    inactivity_ms = table.integer("inactivity_timeout_ms", minimum=1)
+    whole_ms = table.integer("total_timeout_ms", minimum=1)
+    return Limits(
+        inactivity=default.inactivity if inactivity_ms is None else inactivity_ms / 1000,
+        whole=default.whole if whole_ms is None else whole_ms / 1000,
+    )
+
+
+def _prices(table: Table) -> dict[str, Price]:
+    given = table.take("prices")
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        table.fail("prices", "must be a table of models")
+    numbered = enumerate(given.items(), start=1)
+    return {
+        model: read_price(Table(fields, f"{table.where}: prices of model number {number}"))
+        for number, (model, fields) in numbered
+    }
 
 
 def _capabilities(table: Table, driver: Driver) -> Capabilities:

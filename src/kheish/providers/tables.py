@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -114,6 +115,17 @@ class Table:
         if value < minimum or (maximum is not None and value > maximum):
             self.fail(key, f"must be at least {minimum}" + ("" if maximum is None else f" and at most {maximum}"))
         return value
+
+    def amount(self, key: str, *, maximum: float | None = None) -> float | None:
+        """Return a number that is not negative, whole or not."""
+        value = self.take(key)
+        if value is None:
+            return None
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            self.fail(key, "must be a number")
+        if value < 0 or (maximum is not None and value > maximum):
+            self.fail(key, "must not be negative" if maximum is None else f"must be between 0 and {maximum:g}")
+        return float(value)
 
     def choice(self, key: str, choices: type[Choice]) -> Choice | None:
         value = self.text(key)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import httpx2
 
 from kheish.core.jsonvalue import JsonObject, JsonValue, encode
+from kheish.providers.limits import Limits
 from kheish.providers.protocol import ModelReply, ProviderError, TextDelta
 from kheish.providers.reply_reader import ReplyReader, WireDecoder
 from kheish.providers.upstream_errors import local_error, retry_after_ms, transport_error, upstream_error
@@ -17,16 +18,6 @@ from kheish.providers.wire import load
 
 _MAX_ERROR_BYTES = 64 * 1024
 _DRAIN_SECONDS = 0.05  # enough for the end of a chunked body that is already here; keeps the connection usable
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """How long a model call may take, in seconds."""
-
-    inactivity: float = 90.0
-    """Without a single received byte; keep-alive comments count as bytes."""
-    whole: float = 240.0
-    """From sending to the end of the reply."""
 
 
 def new_client() -> httpx2.AsyncClient:
