@@ -19,6 +19,7 @@ from tests.engine.world import (
     DEADLINE_S,
     SESSION,
     Model,
+    TablePermissions,
     World,
     call_reply,
     prefix,
@@ -236,6 +237,42 @@ async def test_a_human_may_replace_what_runs_again_and_what_ran_first_stays_on_r
 
     assert world.touch.executions == [{"n": 7}]
     assert [intent.input for intent in of(e.ToolIntended, await entries(world))] == [{"n": 0}, {"n": 7}]
+
+
+async def test_what_a_human_put_in_place_of_the_input_is_what_is_asked_about_and_what_runs_again() -> None:
+    asks = TablePermissions(asks=frozenset({"touch"}))
+    first = World(calls_once("touch"), permissions=asks)
+    first.touch.hold = asyncio.Event()
+    await first.submit(**ASK)
+    await first.quiet()
+    await first.engine.transition(SESSION, resolution("run-1", "allow", updated_input={"n": 7}))
+    async with asyncio.timeout(DEADLINE_S):
+        await first.touch.started.wait()
+    journal = MemoryJournal(await entries(first))
+    await first.engine.drain(0)
+
+    world = await reborn(journal, "touch", permissions=asks)
+    run = (await world.quiet()).active
+    assert run is not None
+    assert run.pending_approvals[0]["input"] == {"n": 7}
+    await world.allow_all()
+    await world.finish()
+    assert world.touch.executions == [{"n": 7}]
+
+
+async def test_each_of_three_vain_resumes_is_a_try_and_there_is_no_fourth() -> None:
+    journal = await killed_while_running(World(calls_once("look")), "look")
+    for life in "bcd":
+        world = World(calls_once("look"), journal=journal, life=life)
+        world.look.hold = asyncio.Event()
+        await world.engine.recover([SESSION])
+        async with asyncio.timeout(DEADLINE_S):
+            await world.look.started.wait()
+        await world.engine.drain(0)
+
+    ended = await (await reborn(journal, "look", life="e")).finish()
+
+    assert (ended.status, ended.error) == (RunStatus.FAILED, "resume_limit_reached")
 
 
 async def test_a_batch_of_every_class_waits_as_a_whole_and_each_call_is_treated_as_its_class() -> None:
