@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ from kheish.store.migrations import migrate
 from kheish.telemetry.metrics import Metrics
 from kheish.telemetry.readings import Readings
 from kheish.telemetry.recorder import Recorder
+from kheish.telemetry.span_queue import SpanQueue
+from kheish.telemetry.tracing import Tracer, open_spans
 from kheish.tools.builtin import builtin_tools
 from kheish.tools.protocol import ToolContext
 from kheish.tools.registry import ToolRegistry
@@ -63,6 +66,8 @@ log = structlog.get_logger(__name__)
 
 _LAST_STOP_S = 0.2
 """For a daemon whose drain nobody asked for: what runs is left to resume at once."""
+_SPANS_S = 0.5
+"""For the last spans, however long the drain took."""
 
 OpenDatabase = Callable[[Path], SqliteDatabase]
 
@@ -77,6 +82,7 @@ class Daemon:
     board: StatusBoard
     control_plane: ControlPlane
     streams: Streams
+    tracer: Tracer | None
     supervisor: Supervisor
     unfinished: tuple[str, ...]
     """Sessions with runs to go on with."""
@@ -91,8 +97,11 @@ class Daemon:
     async def drain(self, timeout_s: float) -> None:
         """Not ready any more; finish or suspend what runs, then end the streams."""
         self.board.draining = True
+        began = time.monotonic()
         await self.engine.drain(timeout_s)
         self.streams.close()
+        if self.tracer is not None:
+            await self.tracer.close(max(_SPANS_S, timeout_s - (time.monotonic() - began)))
 
 
 @asynccontextmanager
@@ -121,6 +130,9 @@ async def open_daemon(
         feed = Feed(database, capacity=settings.event_history_capacity)
         database.run_offline(feed.load)
         database.subscribe(feed.publish)
+        spans = open_spans(settings.tracing)
+        if spans is not None:
+            stack.push_async_callback(spans.close, _LAST_STOP_S)
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.stop)
         providers = ProviderRegistry(inventory)
@@ -133,6 +145,7 @@ async def open_daemon(
             database=database,
             feed=feed,
             providers=providers,
+            spans=spans,
             supervisor=supervisor,
             clock=clock or SystemClock(),
             ids=ids or RandomIds(),
@@ -153,6 +166,7 @@ class _Parts:
     database: SqliteDatabase
     feed: Feed
     providers: ProviderRegistry
+    spans: SpanQueue | None
     supervisor: Supervisor
     clock: Clock
     ids: IdSource
@@ -175,7 +189,9 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     database.run_offline(runtime.restore)
     journal = DatabaseJournal(database, (RunsProjection(feed), SessionsProjection(feed)))
     registry = CollectorRegistry()
-    observed = ObservedJournal(journal, (Recorder(registry, tool_names=tools.names),))
+    tracer = None if parts.spans is None else Tracer(parts.spans, clock=parts.clock, tool_names=tools.names)
+    recorder = Recorder(registry, tool_names=tools.names)
+    observed = ObservedJournal(journal, (recorder,) if tracer is None else (recorder, tracer))
     engine = _engine(parts, observed, tools, permissions, runtime)
     ledger = RunLedger(database=database, journal=journal)
     sessions = Sessions(
@@ -201,6 +217,7 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
         board=board,
         control_plane=control_plane,
         streams=streams,
+        tracer=tracer,
         supervisor=parts.supervisor,
         unfinished=tuple(database.run_offline(runs_store.live_sessions)),
     )
@@ -259,7 +276,7 @@ def _readings(
         feed=parts.feed,
         clock=parts.clock,
         ready=lambda: not board.draining,
-        spans=lambda: None,
+        spans=lambda: None if parts.spans is None else parts.spans.counts,
     )
 
 

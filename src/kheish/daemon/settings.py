@@ -20,6 +20,7 @@ from kheish.http.cors import cors_policy
 from kheish.providers.drivers import Driver
 from kheish.providers.single_route import SingleRouteFlags
 from kheish.store.feed import DEFAULT_CAPACITY_ROWS
+from kheish.telemetry.tracing import TracingSettings, tracing_settings
 
 DEFAULT_BIND = "127.0.0.1:4000"
 DEFAULT_STATE_ROOT = ".kheish-daemon"
@@ -70,6 +71,7 @@ class Settings:
     """Model calls per run; 0 = no ceiling."""
     queued_run_lag_ms: int = 1_800_000
     stale_run_ms: int = 1_800_000
+    tracing: TracingSettings | None = None
 
 
 def from_options(options: Mapping[str, object], environ: Mapping[str, str] | None = None) -> Settings:
@@ -108,6 +110,7 @@ def from_options(options: Mapping[str, object], environ: Mapping[str, str] | Non
         max_turns=_env_number(env, "KHEISH_AGENT_MAX_TURNS", 500),
         queued_run_lag_ms=_env_number(env, "KHEISH_QUEUED_RUN_LAG_WARNING_THRESHOLD_MS", 1_800_000),
         stale_run_ms=_env_number(env, "KHEISH_STALE_NON_TERMINAL_RUN_THRESHOLD_MS", 1_800_000),
+        tracing=tracing_settings(env),
     )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import platform
 import sqlite3
 from collections.abc import Awaitable, Callable
-from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, GCCollector, Info, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
+from kheish.telemetry.release import release
 from kheish.telemetry.snapshot import Snapshot, SnapshotCollector
 
 Take = Callable[[], Awaitable[Snapshot]]
@@ -26,7 +26,7 @@ class Metrics:
         for standard in (ProcessCollector, PlatformCollector, GCCollector):
             standard(registry=registry)
         build = Info("kheish_build", "What runs.", registry=registry)
-        build.info({"version": _version(), "python": platform.python_version(), "sqlite": sqlite3.sqlite_version})
+        build.info({"version": release(), "python": platform.python_version(), "sqlite": sqlite3.sqlite_version})
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """The families in the format ``accept`` asks for, and its content type."""
@@ -43,10 +43,3 @@ def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
     # Some version numbers are too odd for the library; such a client gets the format every one reads.
     except (TypeError, ValueError):
         return choose_encoder("")
-
-
-def _version() -> str:
-    try:
-        return version("kheish")
-    except PackageNotFoundError:
-        return "unknown"
