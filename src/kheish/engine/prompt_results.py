@@ -12,6 +12,9 @@ STUB_PREVIEW_TOKENS = 40
 _STUB_TOKENS = 120
 """About what a stub is worth: clearing a smaller result gains nothing."""
 
+_GAP_BYTES = 60
+"""What a preview says of the bytes it leaves out, at most."""
+
 
 def for_prompt(call_id: str, output: JsonValue, limit: int) -> JsonValue:
     """Return the output, or a `truncated` object with about ``limit`` tokens of it when it is worth more."""
@@ -53,8 +56,11 @@ def stub(part: ToolResultPart) -> ToolResultPart | None:
         return None
     known = part.output
     if isinstance(known, dict) and known.get("raw_ref") == _raw_ref(part.call_id) and "preview" in known:
+        text = str(known["preview"]).encode(errors="replace")
+        if len(text) <= STUB_PREVIEW_TOKENS * BYTES_PER_TOKEN + _GAP_BYTES:
+            return None  # a stub already
         facts = {name: value for name, value in known.items() if name != "preview"}
-        output: JsonValue = _with_preview(facts, str(known["preview"]).encode(errors="replace"), STUB_PREVIEW_TOKENS)
+        output: JsonValue = _with_preview(facts, text, STUB_PREVIEW_TOKENS)
     else:
         output = for_prompt(part.call_id, known, STUB_PREVIEW_TOKENS)
     if value_tokens(output) >= before:
