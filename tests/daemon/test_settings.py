@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kheish.core.problems import Problem
-from kheish.daemon.settings import from_options
+from kheish.daemon.settings import SettingsRefused, from_options
+from kheish.engine.budgets import Budget
 
 
 def test_without_options_the_daemon_serves_this_machine_from_the_working_directory(
@@ -100,3 +101,25 @@ def test_settings_show_no_key() -> None:
 
     assert "hunter2" not in repr(settings)
     assert "KHEISH_DAEMON_ADMIN_TOKEN" not in settings.environ
+
+
+def test_budgets_come_from_flags_and_zero_is_no_ceiling(tmp_path: Path) -> None:
+    plain = from_options({"workspace_root": str(tmp_path)}, {})
+    assert plain.budgets.route == Budget(max_output_tokens=1_000_000, max_cost_usd=500.0)
+    assert (plain.budgets.session, plain.budgets.run, plain.budget_period_hours) == (Budget(), Budget(), 24)
+
+    given = {
+        "model_budget_max_total_output_tokens": 0,
+        "model_budget_max_total_cost_usd": 0.0,
+        "model_budget_max_session_output_tokens": 5,
+        "model_budget_max_run_cost_usd": 0.25,
+        "model_budget_period_hours": 0,
+    }
+    told = from_options({"workspace_root": str(tmp_path), **given}, {})
+    assert told.budgets.route == Budget()
+    assert told.budgets.session == Budget(max_output_tokens=5)
+    assert told.budgets.run == Budget(max_cost_usd=0.25)
+    assert told.budgets.period == ""
+    for wrong in (-1.0, float("nan"), float("inf"), True):
+        with pytest.raises(SettingsRefused, match="--model-budget-max-run-cost-usd"):
+            from_options({"workspace_root": str(tmp_path), "model_budget_max_run_cost_usd": wrong}, {})

@@ -17,6 +17,7 @@ Served = Callable[..., tuple[Daemon, ModelServer]]
 WIRES = {
     "chat": 'driver = "openai_compatible"\ndefault_model = "m"\nbase_url = "{url}/v1"',
     "responses": 'driver = "openai"\ndefault_model = "gpt-5.4"\nbase_url = "{url}"\napi_key = "sk-test-key"',
+    "gemini": 'driver = "google"\ndefault_model = "gemini-3-flash"\nbase_url = "{url}"\napi_key = "sk-test-key"',
     "messages": 'driver = "anthropic"\ndefault_model = "claude-x"\nbase_url = "{url}/"\napi_key = "sk-test-key"',
 }
 

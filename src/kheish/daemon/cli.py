@@ -9,7 +9,7 @@ from kheish.cli.root import CommandGroup, CommandLeaf
 from kheish.cli.streams import cursor_option, print_events
 from kheish.runtime.cli import PERMISSION_MODES
 
-_PROVIDERS = ("anthropic", "openai", "openrouter", "openai_compatible")
+_PROVIDERS = ("anthropic", "google", "openai", "openrouter", "xai", "openai_compatible")
 
 
 class _CommaList(click.ParamType[str]):
@@ -24,6 +24,24 @@ class _CommaList(click.ParamType[str]):
 
 def _option(flag: str, env: str | None, help_text: str, *, kind: click.ParamType[object] | None = None) -> click.Option:
     return click.Option([flag], envvar=env, show_envvar=env is not None, type=kind, help=help_text)
+
+
+def _budget_options() -> tuple[click.Option, ...]:
+    scopes = (
+        ("total", "of each route with each model in the period.  [default: 1000000]", "  [default: 500]"),
+        ("session", "of each session.  [default: none]", ""),
+        ("run", "of each run.  [default: none]", ""),
+    )
+    made = []
+    for scope, text, default in scopes:
+        flag, env = f"--model-budget-max-{scope}", f"KHEISH_MODEL_BUDGET_MAX_{scope.upper()}"
+        tokens, cost = click.IntRange(min=0), click.FloatRange(min=0)
+        made.append(_option(f"{flag}-output-tokens", f"{env}_OUTPUT_TOKENS", f"Output tokens {text}", kind=tokens))
+        dollars = f"The same in US dollars.{default}"
+        made.append(_option(f"{flag}-cost-usd", f"{env}_COST_USD", dollars, kind=cost))
+    period = "How far back total budgets count; 0: since ever.  [default: 24]"
+    hours = click.IntRange(min=0)
+    return (*made, _option("--model-budget-period-hours", "KHEISH_MODEL_BUDGET_PERIOD_HOURS", period, kind=hours))
 
 
 SERVE_OPTIONS: tuple[click.Parameter, ...] = (
@@ -84,6 +102,7 @@ SERVE_OPTIONS: tuple[click.Parameter, ...] = (
         kind=click.Choice(["resume", "interrupt"]),
     ),
     _option("--drain-timeout-ms", None, "Time to stop in.  [default: 8000]", kind=click.IntRange(min=0)),
+    *_budget_options(),
     _option(
         "--provider",
         "KHEISH_PROVIDER",
@@ -93,6 +112,9 @@ SERVE_OPTIONS: tuple[click.Parameter, ...] = (
     _option("--model", "KHEISH_MODEL", "Model of the single route."),
     _option("--api-key", None, "Key of the single route; better KHEISH_API_KEY or the provider's variable."),
     _option("--anthropic-base-url", "ANTHROPIC_BASE_URL", "Another Messages server."),
+    _option("--google-api-key", None, "Key of the single route when it is google; better GOOGLE_API_KEY."),
+    _option("--google-base-url", "GOOGLE_BASE_URL", "Another Gemini server."),
+    _option("--xai-base-url", "XAI_BASE_URL", "Another xAI server."),
     _option("--openai-base-url", "OPENAI_BASE_URL", "Another Responses server."),
     _option("--openrouter-base-url", "OPENROUTER_BASE_URL", "Another OpenRouter."),
     _option("--openai-compatible-base-url", "OPENAI_COMPATIBLE_BASE_URL", "Any chat-completions server."),

@@ -23,6 +23,7 @@ from kheish.daemon.app import build_app, with_edge
 from kheish.daemon.settings import Settings
 from kheish.daemon.status import StatusBoard
 from kheish.daemon.supervisor import Supervisor
+from kheish.engine.budgets import Allowance
 from kheish.engine.engine import Engine
 from kheish.engine.journal import DatabaseJournal
 from kheish.engine.observing import ObservedJournal
@@ -61,6 +62,7 @@ from kheish.tools.protocol import ToolContext
 from kheish.tools.registry import ToolRegistry
 from kheish.tools.runtime import ToolRuntime
 from kheish.tools.shell import ShellEnvironment
+from kheish.usage.store import UsageLedger, UsageProjection
 
 log = structlog.get_logger(__name__)
 
@@ -187,7 +189,7 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     permissions = RulePermissions(mode=permission_mode(settings.permission_mode))
     runtime = _runtime(parts, permissions, tools)
     database.run_offline(runtime.restore)
-    journal = DatabaseJournal(database, (RunsProjection(feed), SessionsProjection(feed)))
+    journal = DatabaseJournal(database, (RunsProjection(feed), SessionsProjection(feed), UsageProjection()))
     registry = CollectorRegistry()
     tracer = None if parts.spans is None else Tracer(parts.spans, clock=parts.clock, tool_names=tools.names)
     recorder = Recorder(registry, tool_names=tools.names)
@@ -307,6 +309,7 @@ def _engine(
     settings = parts.settings
     forbidden = (settings.state_root.resolve(),)
     sections = system_prompt(settings.workspace_root)
+    spending = UsageLedger(database=parts.database, clock=parts.clock, period_hours=settings.budget_period_hours)
 
     def tool_context(run: RunState) -> ToolContext:
         return ToolContext(
@@ -330,6 +333,7 @@ def _engine(
         system=lambda run: sections,
         last_run_number=parts.database.run_offline(runs_store.last_number),
         restart_policy=settings.restart_policy,
+        allowance=Allowance(settings.budgets, spending),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from kheish.auth.master_key import VARIABLE as MASTER_KEY
 from kheish.auth.master_key import master_key
 from kheish.auth.tokens import Token, configured
 from kheish.core.problems import Problem
+from kheish.engine.budgets import Budget, Budgets
 from kheish.engine.entries import OnRestart
 from kheish.http.bodies import DEFAULT_MAX_BYTES
 from kheish.http.cors import cors_policy
@@ -26,6 +28,9 @@ DEFAULT_BIND = "127.0.0.1:4000"
 DEFAULT_STATE_ROOT = ".kheish-daemon"
 DEFAULT_DRAIN_MS = 8000
 """Below the container's kill at 10 s, so the journal always closes."""
+DEFAULT_BUDGET_OUTPUT_TOKENS = 1_000_000
+DEFAULT_BUDGET_COST_USD = 500.0
+DEFAULT_BUDGET_PERIOD_HOURS = 24
 MAX_EVENT_HISTORY = 262_144
 LOG_LEVELS = ("error", "warn", "info", "debug", "trace")
 LOG_FORMATS = ("auto", "pretty", "json")
@@ -67,6 +72,9 @@ class Settings:
     permission_mode: str = "default"
     restart_policy: OnRestart = OnRestart.RESUME
     drain_timeout_ms: int = DEFAULT_DRAIN_MS
+    budgets: Budgets = field(default_factory=Budgets)
+    budget_period_hours: int = DEFAULT_BUDGET_PERIOD_HOURS
+    """How far back a route's usage counts; 0: since ever."""
     max_turns: int = 500
     """Model calls per run; 0 = no ceiling."""
     queued_run_lag_ms: int = 1_800_000
@@ -107,6 +115,8 @@ def from_options(options: Mapping[str, object], environ: Mapping[str, str] | Non
         permission_mode=_given(options, "permission_mode", str) or "default",
         restart_policy=OnRestart(_choice(options, "restart_policy", tuple(OnRestart), OnRestart.RESUME)),
         drain_timeout_ms=_number(options, "drain_timeout_ms", DEFAULT_DRAIN_MS, low=0),
+        budgets=_budgets(options),
+        budget_period_hours=_number(options, "model_budget_period_hours", DEFAULT_BUDGET_PERIOD_HOURS, low=0),
         max_turns=_env_number(env, "KHEISH_AGENT_MAX_TURNS", 500),
         queued_run_lag_ms=_env_number(env, "KHEISH_QUEUED_RUN_LAG_WARNING_THRESHOLD_MS", 1_800_000),
         stale_run_ms=_env_number(env, "KHEISH_STALE_NON_TERMINAL_RUN_THRESHOLD_MS", 1_800_000),
@@ -176,6 +186,28 @@ def _given(options: Mapping[str, object], name: str, kind: type[T]) -> T | None:
     if not isinstance(value, kind):
         raise SettingsRefused(f"--{name.replace('_', '-')} has the wrong type")
     return value
+
+
+def _budgets(options: Mapping[str, object]) -> Budgets:
+    hours = _number(options, "model_budget_period_hours", DEFAULT_BUDGET_PERIOD_HOURS, low=0)
+    return Budgets(
+        route=_budget(options, "total", DEFAULT_BUDGET_OUTPUT_TOKENS, DEFAULT_BUDGET_COST_USD),
+        session=_budget(options, "session"),
+        run=_budget(options, "run"),
+        period=f" in the last {hours} h" if hours else "",
+    )
+
+
+def _budget(options: Mapping[str, object], scope: str, tokens: int = 0, cost_usd: float = 0.0) -> Budget:
+    """Read one budget; 0 is no ceiling."""
+    prefix = f"model_budget_max_{scope}"
+    cost = options.get(f"{prefix}_cost_usd")
+    if cost is not None and (not isinstance(cost, int | float) or isinstance(cost, bool) or not 0 <= cost < math.inf):
+        raise SettingsRefused(f"--{prefix.replace('_', '-')}-cost-usd must be an amount that is not negative")
+    return Budget(
+        max_output_tokens=_number(options, f"{prefix}_output_tokens", tokens, low=0) or None,
+        max_cost_usd=(cost_usd if cost is None else float(cost)) or None,
+    )
 
 
 def _number(options: Mapping[str, object], name: str, default: int, *, low: int) -> int:

@@ -24,6 +24,7 @@ from kheish.core.messages import (
     user_text,
 )
 from kheish.core.problems import Problem
+from kheish.engine.budgets import Allowance, BudgetExceeded
 from kheish.engine.context import Transcript
 from kheish.engine.decide import CallModel
 from kheish.engine.entries import (
@@ -84,8 +85,10 @@ class ModelCaller:
         clock: Clock,
         ids: IdSource,
         system: Callable[[RunState], tuple[str, ...]],
+        allowance: Allowance,
     ) -> None:
         self._models = models
+        self._allowance = allowance
         self._tools = tools
         self._live = live
         self._clock = clock
@@ -97,12 +100,14 @@ class ModelCaller:
         """Stream one reply; deltas go to the live feed."""
         self._announce(run, step)
         try:
+            spent = await self._allowance.require(run)
             reply = await self._stream(run, step, messages)
         except ProviderError as error:
             return self._failure(run, step, error)
         except Problem as problem:
             return ModelFailed(turn=step.turn, attempt=step.attempt, kind=problem.code, message=problem.detail)
-        fault = unusable(run, reply)
+        overdrawn = self._allowance.fault(run, spent, reply.usage)
+        fault = unusable(run, reply) if overdrawn is None else (BudgetExceeded.code, overdrawn)
         if fault is not None:
             kind, message = fault
             return ModelFailed(turn=step.turn, attempt=step.attempt, kind=kind, message=message, usage=reply.usage)
@@ -154,6 +159,7 @@ class ModelCaller:
         )
         final: ModelReply | None = None
         try:
+            await self._allowance.require(run)
             async for item in self._models.provider_for(run.route).stream(request):
                 if isinstance(item, ModelReply):
                     final = self._priced(run, request.model, item)

@@ -12,6 +12,7 @@ from kheish.core.clock import Clock
 from kheish.core.ids import IdSource
 from kheish.core.problems import Problem, StoreUnavailable
 from kheish.engine import entries as e
+from kheish.engine.budgets import Allowance
 from kheish.engine.effects import ModelCaller, ToolCaller
 from kheish.engine.entries import OnRestart, RunStatus
 from kheish.engine.judge import Judge
@@ -57,6 +58,7 @@ class Engine:
         system: Callable[[RunState], tuple[str, ...]],
         last_run_number: int = 0,
         restart_policy: OnRestart = OnRestart.RESUME,
+        allowance: Allowance | None = None,
     ) -> None:
         self._journal = journal
         self._clock = clock
@@ -66,7 +68,15 @@ class Engine:
         self._hands = Hands(
             journal=journal,
             judge=Judge(tools=tools, permissions=permissions, limits=limits),
-            models=ModelCaller(models=models, tools=tools, live=live, clock=clock, ids=ids, system=system),
+            models=ModelCaller(
+                models=models,
+                tools=tools,
+                live=live,
+                clock=clock,
+                ids=ids,
+                system=system,
+                allowance=allowance or Allowance(),
+            ),
             tools=ToolCaller(tools=tools, context=tool_context, limits=limits),
             runtime=tools,
             clock=clock,

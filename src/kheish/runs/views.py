@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from kheish.core.jsonvalue import JsonObject, JsonValue, encode, without_empty
+from kheish.core.messages import Usage
 from kheish.engine import entries as e
 from kheish.engine.boundaries import boundary
 from kheish.engine.entries import OnInDoubt, Recorded, Ruling, RunStatus
@@ -45,8 +46,8 @@ def input_metadata(accepted: e.InputAccepted) -> JsonValue:
 
 
 def usage(run: RunState) -> JsonObject | None:
-    """Tokens of all model calls so far; None before the first."""
-    if run.turn == 0:
+    """Tokens of all model calls so far; None before the first reply."""
+    if run.turn == 0 and run.usage == Usage():
         return None
     found: JsonObject = {"input_tokens": run.usage.input_tokens, "output_tokens": run.usage.output_tokens}
     if run.usage.cached_input_tokens:
