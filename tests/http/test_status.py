@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,42 @@ async def test_a_workspace_that_went_away_is_an_error_with_an_action(house: Hous
     [warning] = status["health"]["warnings"]
     assert (warning["severity"], warning["code"]) == ("error", "storage_write_probe_failed")
     assert warning["action"]
+
+
+async def test_status_knows_the_bytes_of_every_journal(free: House, tmp_path: Path) -> None:
+    empty = (await free.get("/v1/status")).json()["storage"]["session_storage"]
+    for name, text in (("small", "hi"), ("large", "hello " * 10_000), ("idle", None)):
+        await free.session(name)
+        if text is not None:
+            await free.submit(text, name)
+            await free.settled(name)
+    free.daemon.board._probed = None
+    found = (await free.get("/v1/status")).json()["storage"]["session_storage"]
+    with contextlib.closing(sqlite3.connect(tmp_path / "state" / "kheish.db")) as connection:
+        query = "SELECT session_id, SUM(LENGTH(CAST(body AS BLOB))) FROM journal GROUP BY session_id"
+        counted = dict(connection.execute(query).fetchall())
+
+    assert (empty["session_count"], empty["total_bytes"], empty["largest_session_bytes"]) == (0, 0, 0)
+    assert found == {
+        "session_count": 3,
+        "total_bytes": counted["small"] + counted["large"],
+        "largest_session_id": "large",
+        "largest_session_bytes": counted["large"],
+        "oversized_threshold_bytes": 104_857_600,
+        "oversized_session_count": 0,
+    }
+
+
+async def test_sessions_above_a_hundred_mebibytes_are_named(free: House, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "state" / "kheish.db")) as connection:
+        rows = [("exactly", 104_857_600), ("above", 104_857_601), ("far-above", 200_000_000)]
+        connection.executemany("INSERT INTO journal_sizes (session_id, bytes) VALUES (?, ?)", rows)
+        connection.commit()
+    found = (await free.get("/v1/status")).json()["storage"]["session_storage"]
+
+    assert found["oversized_session_count"] == 2
+    assert found["oversized_session_ids"] == ["far-above", "above"]
+    assert found["largest_session_id"] == "far-above"
 
 
 async def test_status_never_shows_a_key(tmp_path: Path) -> None:

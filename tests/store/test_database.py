@@ -11,7 +11,7 @@ import pytest
 from kheish.core.problems import Conflict, StoreUnavailable
 from kheish.store.database import SqliteDatabase, Transaction
 from kheish.store.events import FeedEvent
-from kheish.store.migrations import migrate
+from kheish.store.migrations import migrate, shipped
 
 pytestmark = pytest.mark.anyio
 
@@ -200,3 +200,19 @@ def test_a_bug_in_a_subscriber_leaves_nobody_waiting_for_a_commit(tmp_path: Path
     assert asyncio.run(write()) == "written"
     assert [type(error) for error in seen] == [ValueError]
     database.close()
+
+
+def test_sizes_of_journals_that_were_there_before_are_counted_once(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "kheish.db")
+    try:
+        database.run_offline(lambda connection: migrate(connection, shipped()[:2]))
+        insert = "INSERT INTO journal VALUES (?, ?, NULL, 0, 'woken', 1, ?)"
+        rows = [("a", 1, "{}"), ("a", 2, '{"é":1}'), ("b", 1, "{}")]
+        database.run_offline(lambda connection: connection.executemany(insert, rows))
+        database.run_offline(migrate)
+        query = "SELECT session_id, bytes FROM journal_sizes ORDER BY session_id"
+        sizes = database.run_offline(lambda connection: connection.execute(query).fetchall())
+    finally:
+        database.close()
+
+    assert [tuple(row) for row in sizes] == [("a", 2 + 8), ("b", 2)]

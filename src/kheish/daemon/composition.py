@@ -205,7 +205,7 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
         clock=parts.clock,
         ids=parts.ids,
     )
-    board = _board(parts, control_plane, engine, ledger, sessions, runtime)
+    board = _board(parts, control_plane, journal, engine, ledger, sessions, runtime)
     streams = Streams()
     checks = PermissionChecks(permissions=permissions, sessions=sessions, tool_names=tools.names)
     work = _work(parts, engine, sessions, ledger, runtime)
@@ -241,6 +241,7 @@ def _runtime(parts: _Parts, permissions: RulePermissions, tools: ToolRuntime) ->
 def _board(
     parts: _Parts,
     control_plane: ControlPlane,
+    journal: DatabaseJournal,
     engine: Engine,
     ledger: RunLedger,
     sessions: Sessions,
@@ -250,6 +251,7 @@ def _board(
         settings=parts.settings,
         control_plane=control_plane,
         database=parts.database,
+        journal=journal,
         feed=parts.feed,
         lock=parts.lock,
         engine=engine,

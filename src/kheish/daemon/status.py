@@ -13,6 +13,7 @@ from kheish.daemon.probes import write_probe
 from kheish.daemon.settings import Settings
 from kheish.daemon.supervisor import Supervisor
 from kheish.engine.engine import Engine
+from kheish.engine.journal import DatabaseJournal
 from kheish.providers.capabilities import MATRIX_VERSION
 from kheish.providers.routes import Readiness, ReadinessState, Route
 from kheish.runs.service import RunLedger
@@ -24,6 +25,10 @@ from kheish.store.lock import MECHANISM, StateLock
 
 _PROBE_EVERY_MS = 10_000
 """A probe syncs a file; a dashboard that polls must not turn that into load."""
+
+OVERSIZED_BYTES = 100 * 1024 * 1024
+"""Of journal entries: a session above this is named."""
+_NAMED_SESSIONS = 20
 
 CAPABILITIES: JsonObject = {
     "api_revision": 3,
@@ -64,6 +69,7 @@ class StatusBoard:
         settings: Settings,
         control_plane: ControlPlane,
         database: Database,
+        journal: DatabaseJournal,
         feed: Feed,
         lock: StateLock,
         engine: Engine,
@@ -76,6 +82,7 @@ class StatusBoard:
         self._settings = settings
         self._control_plane = control_plane
         self._database = database
+        self._journal = journal
         self._feed = feed
         self._lock = lock
         self._engine = engine
@@ -84,7 +91,7 @@ class StatusBoard:
         self._runtime = runtime
         self._supervisor = supervisor
         self._clock = clock
-        self._probed: tuple[int, list[JsonObject]] | None = None
+        self._probed: tuple[int, list[JsonObject], JsonObject] | None = None
         self.draining = False
         """Set by the shutdown before anything else happens."""
         self.bind_addr = f"{settings.bind_host}:{settings.bind_port}"
@@ -147,15 +154,32 @@ class StatusBoard:
                 await write_probe("state_root", self._settings.state_root),
                 await write_probe("workspace_root", self._settings.workspace_root),
             ]
-            self._probed = (now_ms, probes)
-        checked_at_ms, probes = self._probed
+            self._probed = (now_ms, probes, await self._session_storage())
+        checked_at_ms, probes, session_storage = self._probed
         return {
             "checked_at_ms": checked_at_ms,
             "ok": all(probe["writable"] for probe in probes),
             "write_error_count": self._database.statistics.failed_units,
             "probes": cast("list[JsonValue]", probes),
             "state_root_lock": {"path": str(self._lock.path), "held": self._lock.held, "mechanism": MECHANISM},
+            "session_storage": session_storage,
         }
+
+    async def _session_storage(self) -> JsonObject:
+        sizes = await self._journal.sizes(threshold=OVERSIZED_BYTES, limit=_NAMED_SESSIONS)
+        named: list[JsonValue] = [session_id for session_id, size in sizes.largest if size > OVERSIZED_BYTES]
+        block: JsonObject = {
+            "session_count": await self._sessions.count(),
+            "total_bytes": sizes.total_bytes,
+            "largest_session_bytes": sizes.largest[0][1] if sizes.largest else 0,
+            "oversized_threshold_bytes": OVERSIZED_BYTES,
+            "oversized_session_count": sizes.oversized,
+        }
+        if sizes.largest:
+            block["largest_session_id"] = sizes.largest[0][0]
+        if named:
+            block["oversized_session_ids"] = named
+        return block
 
     def _readiness(self) -> JsonObject:
         inventory = self._runtime.routes()

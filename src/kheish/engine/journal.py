@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from kheish.core.problems import Problem
 from kheish.engine.codec import VERSION, decode_entry, encode_entry, type_name
@@ -15,6 +16,15 @@ _INSERT = """
 INSERT INTO journal (session_id, position, run_id, at_ms, type, version, body)
 VALUES (:session_id, :position, :run_id, :at_ms, :type, :version, :body)
 """
+_GROW = """
+INSERT INTO journal_sizes (session_id, bytes) VALUES (:session_id, :bytes)
+ON CONFLICT (session_id) DO UPDATE SET bytes = bytes + excluded.bytes
+"""
+_SIZES = """
+SELECT COALESCE(SUM(bytes), 0) AS total, SUM(bytes > :threshold) AS oversized
+  FROM journal_sizes
+"""
+_LARGEST = "SELECT session_id, bytes FROM journal_sizes ORDER BY bytes DESC, session_id LIMIT :limit"
 _LOAD = """
 SELECT position, run_id, at_ms, CAST(type AS BLOB) AS type, version, CAST(body AS BLOB) AS body FROM journal
  WHERE session_id = :session_id ORDER BY position
@@ -24,6 +34,17 @@ _LOAD_RUN = """
 SELECT position, run_id, at_ms, CAST(type AS BLOB) AS type, version, CAST(body AS BLOB) AS body FROM journal
  WHERE session_id = :session_id AND position BETWEEN :first AND :last AND run_id = :run_id ORDER BY position
 """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JournalSizes:
+    """What the entries of all sessions take, in bytes of their bodies."""
+
+    total_bytes: int
+    largest: tuple[tuple[str, int], ...]
+    """The largest sessions and their bytes, largest first."""
+    oversized: int
+    """Sessions above the threshold that was asked for."""
 
 
 class JournalDamaged(Problem):
@@ -64,6 +85,7 @@ class DatabaseJournal:
         self._projections = tuple(projections)
 
     async def append(self, transition: Transition, *, also: Callable[[Transaction], None] | None = None) -> None:
+        bodies = [encode_entry(recorded.entry) for recorded in transition.entries]
         rows = [
             {
                 "session_id": recorded.session_id,
@@ -72,16 +94,18 @@ class DatabaseJournal:
                 "at_ms": recorded.at_ms,
                 "type": type_name(recorded.entry),
                 "version": VERSION,
-                "body": encode_entry(recorded.entry).decode(),
+                "body": body.decode(),
             }
-            for recorded in transition.entries
+            for recorded, body in zip(transition.entries, bodies, strict=True)
         ]
+        grown = {"session_id": transition.session_id, "bytes": sum(len(body) for body in bodies)}
 
         def unit(transaction: Transaction) -> None:
             # First: a replayed idempotency key refuses the whole transition before anything is written.
             if also is not None:
                 also(transaction)
             transaction.connection.executemany(_INSERT, rows)
+            transaction.connection.execute(_GROW, grown)
             for projection in self._projections:
                 projection.apply(transaction, transition)
 
@@ -95,6 +119,20 @@ class DatabaseJournal:
                 if recorded.offset != expected:
                     raise JournalDamaged(session_id, expected)
             return found
+
+        return await self._database.read(query)
+
+    async def sizes(self, *, threshold: int, limit: int) -> JournalSizes:
+        """The sizes of all sessions, with the ``limit`` largest by name; ``threshold`` in bytes."""
+
+        def query(connection: sqlite3.Connection) -> JournalSizes:
+            summed = connection.execute(_SIZES, {"threshold": threshold}).fetchone()
+            rows = connection.execute(_LARGEST, {"limit": limit})
+            return JournalSizes(
+                total_bytes=summed["total"],
+                largest=tuple((row["session_id"], row["bytes"]) for row in rows),
+                oversized=summed["oversized"] or 0,
+            )
 
         return await self._database.read(query)
 
