@@ -205,7 +205,7 @@ def test_a_bug_in_a_subscriber_leaves_nobody_waiting_for_a_commit(tmp_path: Path
 def test_sizes_of_journals_that_were_there_before_are_counted_once(tmp_path: Path) -> None:
     database = SqliteDatabase(tmp_path / "kheish.db")
     try:
-        database.run_offline(lambda connection: migrate(connection, shipped()[:2]))
+        database.run_offline(lambda connection: migrate(connection, shipped()[:3]))
         insert = "INSERT INTO journal VALUES (?, ?, NULL, 0, 'woken', 1, ?)"
         rows = [("a", 1, "{}"), ("a", 2, '{"é":1}'), ("b", 1, "{}")]
         database.run_offline(lambda connection: connection.executemany(insert, rows))
@@ -216,3 +216,9 @@ def test_sizes_of_journals_that_were_there_before_are_counted_once(tmp_path: Pat
         database.close()
 
     assert [tuple(row) for row in sizes] == [("a", 2 + 8), ("b", 2)]
+
+
+def test_every_migration_has_a_number_of_its_own() -> None:
+    numbers = [migration.number for migration in shipped()]
+
+    assert numbers == list(range(1, len(numbers) + 1))
