@@ -238,7 +238,8 @@ from kheish.tools.shell import Bash
 async def main():
     context = ToolContext(session_id="s", run_id="r", workspace_root=Path(sys.argv[1]))
     command = sys.argv[2]
-    prepared = await Bash({**os.environ, "HOME": "/nonexistent"}).prepare(ToolCall(id="c", name="bash", input={"command": command}), context)
+    bash = Bash({**os.environ, "HOME": "/nonexistent"})
+    prepared = await bash.prepare(ToolCall(id="c", name="bash", input={"command": command}), context)
     print(json.dumps(prepared.facts), flush=True)
     if sys.argv[3] == "run":
         await prepared.run()
