@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from kheish.store.blobs import BlobMissing, BlobStore
 from kheish.store.database import SqliteDatabase
 from kheish.store.lock import StateLock, StateRootLocked
-from kheish.store.migrations import Migration, SchemaMismatch, migrate
+from kheish.store.migrations import Migration, MigrationFailed, SchemaMismatch, migrate
 
 
 def test_a_second_process_cannot_take_the_lock(tmp_path: Path) -> None:
@@ -81,7 +80,7 @@ def test_a_failing_migration_leaves_nothing_behind() -> None:
     database = SqliteDatabase(None)
     broken = Migration(number=1, name="0001.sql", sql="CREATE TABLE a (x);\nCREATE TABLE a (x);")
 
-    with pytest.raises(sqlite3.OperationalError):
+    with pytest.raises(MigrationFailed, match="0001"):
         database.run_offline(lambda connection: migrate(connection, (broken,)))
 
     tables = database.run_offline(

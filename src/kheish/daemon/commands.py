@@ -42,5 +42,6 @@ COMMANDS = (
         help="Keep the keys that routes use.",
         aliases=("secret",),
     ),
+    CommandEntry(name="state", target="kheish.state.cli:state", help="Check, copy and tidy up what a daemon keeps."),
     CommandEntry(name="help", target="kheish.daemon.cli:help_", help="Show this list."),
 )

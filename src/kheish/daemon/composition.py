@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -344,7 +345,7 @@ def _database(settings: Settings, open_database: OpenDatabase, stack: AsyncExitS
     try:
         database = open_database(path)
         stack.callback(database.close)
-        database.run_offline(migrate)
+        database.run_offline(partial(migrate, backups=settings.state_root / "backups"))
     except sqlite3.Error as error:
         raise StateRootUnusable(f"The database {path} cannot be opened: {error}.") from error
     return database

@@ -24,6 +24,7 @@ sessions.add_entries(
     [
         CommandEntry(name="approve", target="kheish.approvals.cli:allow", help="Let one tool call run."),
         CommandEntry(name="deny", target="kheish.approvals.cli:deny", help="Refuse one tool call."),
+        CommandEntry(name="vacuum", target="kheish.state.cli:vacuum_session", help="Give free space back, offline."),
     ]
 )
 

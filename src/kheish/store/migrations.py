@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import time
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 from kheish.core.problems import Problem
+from kheish.store.snapshot import copy_database
+
+_KEPT_BACKUPS = 3
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -22,6 +27,12 @@ class SchemaMismatch(Problem):
     """The database was written by a different release."""
 
     domain, code, status = "storage", "schema_mismatch", 500
+
+
+class MigrationFailed(Problem):
+    """The database could not be brought to this release's schema; it is as before."""
+
+    domain, code, status = "storage", "migration_failed", 500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,30 +55,62 @@ def shipped() -> tuple[Migration, ...]:
     )
 
 
-def migrate(connection: sqlite3.Connection, migrations: tuple[Migration, ...] | None = None) -> list[str]:
+def migrate(
+    connection: sqlite3.Connection,
+    migrations: tuple[Migration, ...] | None = None,
+    *,
+    backups: Path | None = None,
+) -> list[str]:
     """Apply what is missing, one transaction each; returns the names applied.
+
+    A database that has content already is copied into the folder ``backups`` first; the newest three copies stay.
 
     Raises:
         SchemaMismatch: the database has a migration this release does not know, or one with other content.
+        MigrationFailed: there is no room for the copy, or a migration failed; the database is as before.
     """
     known = shipped() if migrations is None else migrations
     connection.execute(_TABLE)
     rows = connection.execute("SELECT number, name, sha256 FROM schema_migrations").fetchall()
     applied = {row["number"]: row for row in rows}
+    _refuse_foreign(applied, known)
+    pending = [migration for migration in known if migration.number not in applied]
+    copy = _back_up(connection, backups, max(applied)) if pending and applied and backups is not None else None
+    for migration in pending:
+        try:
+            _apply(connection, migration)
+        except sqlite3.Error as error:
+            kept = "" if copy is None else f" A copy from before is {copy}."
+            raise MigrationFailed(f"Migration {migration.name} failed: {error}.{kept}") from error
+    return [migration.name for migration in pending]
+
+
+def _refuse_foreign(applied: dict[int, sqlite3.Row], known: tuple[Migration, ...]) -> None:
     unknown = sorted(set(applied) - {migration.number for migration in known})
     if unknown:
         raise SchemaMismatch(
             f"The database has migration {unknown[-1]}, which this release does not know. Start a newer release."
         )
-    done = []
     for migration in known:
-        if migration.number in applied:
-            if applied[migration.number]["sha256"] != migration.sha256:
-                raise SchemaMismatch(f"Migration {migration.name} was changed after it had been applied.")
-            continue
-        _apply(connection, migration)
-        done.append(migration.name)
-    return done
+        if migration.number in applied and applied[migration.number]["sha256"] != migration.sha256:
+            raise SchemaMismatch(f"Migration {migration.name} was changed after it had been applied.")
+
+
+def _back_up(connection: sqlite3.Connection, backups: Path, schema: int) -> Path:
+    source = Path(connection.execute("PRAGMA database_list").fetchone()["file"])
+    target = backups / f"kheish-schema-{schema:04d}-{time.time_ns() // 1_000_000}.db"
+    try:
+        backups.mkdir(parents=True, exist_ok=True, mode=0o700)
+        copy_database(source, target)
+        copies = sorted(backups.glob("kheish-schema-*.db"), key=lambda path: path.stem.rsplit("-", 1)[-1])
+        for old in copies[:-_KEPT_BACKUPS]:
+            old.unlink()
+    except (OSError, sqlite3.Error) as error:
+        raise MigrationFailed(
+            f"The schema of {source} would change, and no copy could be made in {backups}: {error}. "
+            "Make room and start again."
+        ) from error
+    return target
 
 
 def _apply(connection: sqlite3.Connection, migration: Migration) -> None:

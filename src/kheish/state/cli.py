@@ -1,0 +1,132 @@
+"""Commands on the files of a state root: verify, back up, restore, export, vacuum."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TypeVar
+
+import click
+
+from kheish.cli.daemon_client import DaemonClient, pass_client
+from kheish.cli.failures import ExitCode, Failure
+from kheish.cli.offline import locally
+from kheish.cli.progress import Progress
+from kheish.cli.root import CommandGroup, CommandLeaf
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+@click.group(cls=CommandGroup)
+def state() -> None:
+    """Check, copy and tidy up what a daemon keeps."""
+
+
+def state_root_option(function: F) -> F:
+    """`--state-root DIR`, as `state_root`."""
+    return click.option(
+        "--state-root",
+        envvar="KHEISH_STATE_ROOT",
+        show_envvar=True,
+        required=True,
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        help="What the daemon was started with.",
+    )(function)
+
+
+@state.command()
+@state_root_option
+@click.option("--quick", is_flag=True, help="Leave out the indexes of the database.")
+@pass_client
+def verify(client: DaemonClient, state_root: Path, quick: bool) -> None:
+    """Check that everything is there and readable; works while the daemon runs.
+
+    Ends with status 1 when something is lost or damaged.
+    """
+    from kheish.state.verify import verify as check
+
+    with Progress("verify") as progress:
+        report = locally(lambda: check(state_root, quick=quick, step=progress.step))
+    client.print(report)
+    if not report["ok"]:
+        raise Failure(f"{report['error_count']} errors found in {state_root}")
+
+
+@state.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@state_root_option
+@pass_client
+def backup(client: DaemonClient, directory: Path, state_root: Path) -> None:
+    """Copy the state to DIRECTORY; works while the daemon runs, and goes on where it was interrupted."""
+    from kheish.state.backup import backup as copy
+
+    with Progress("pages copied") as progress:
+        client.print(locally(lambda: copy(state_root, directory, progress.count)))
+
+
+@state.command()
+@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@state_root_option
+@click.option("--replace", is_flag=True, help="Move a state that is there aside.")
+@pass_client
+def restore(client: DaemonClient, directory: Path, state_root: Path, replace: bool) -> None:
+    """Make a state root from the backup in DIRECTORY; runs that were unfinished go on when a daemon starts on it."""
+    from kheish.state.restore import restore as lay_out
+
+    with Progress("files checked") as progress:
+        client.print(locally(lambda: lay_out(directory, state_root, replace=replace, progress=progress.count)))
+
+
+@state.command()
+@state_root_option
+@click.option("--session", "session_id", metavar="ID", help="Only this session.")
+@click.option(
+    "--to", "target", default="-", metavar="FILE", help="A file that does not exist yet; - for standard output."
+)
+@pass_client
+def export(client: DaemonClient, state_root: Path, session_id: str | None, target: str) -> None:
+    """Write journals as JSON lines; works while the daemon runs."""
+    from kheish.state.export import export as write_out
+
+    if target == "-":
+        locally(lambda: write_out(state_root, sys.stdout.buffer.write, session_id=session_id))
+        sys.stdout.buffer.flush()
+        return
+    with _new_file(target) as file:
+        report = locally(lambda: write_out(state_root, file.write, session_id=session_id))
+        file.flush()
+        os.fsync(file.fileno())
+    client.print({**report, "path": target})
+
+
+def _new_file(path: str) -> IO[bytes]:
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+    except FileExistsError:
+        raise Failure(f"{path} exists already; nothing is overwritten", ExitCode.REFUSED) from None
+    except OSError as error:
+        raise Failure(f"cannot write {path}: {error.strerror}") from None
+
+
+@state.command()
+@state_root_option
+@pass_client
+def vacuum(client: DaemonClient, state_root: Path) -> None:
+    """Give free space back; the daemon must be stopped. The file as it was stays beside the new one."""
+    from kheish.state.vacuum import vacuum as rewrite
+
+    client.print(locally(lambda: rewrite(state_root)))
+
+
+@click.command(cls=CommandLeaf)
+@click.argument("session_id")
+@state_root_option
+@pass_client
+def vacuum_session(client: DaemonClient, session_id: str, state_root: Path) -> None:
+    """Give free space back, as `state vacuum` does, and tell what is kept of one session."""
+    from kheish.state.vacuum import vacuum_session as rewrite
+
+    client.print(locally(lambda: rewrite(state_root, session_id)))

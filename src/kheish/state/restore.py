@@ -1,0 +1,87 @@
+"""state restore: a state root from a backup, whole or not at all."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from pathlib import Path
+
+from kheish.core.clock import SystemClock
+from kheish.core.jsonvalue import JsonObject
+from kheish.state import root
+from kheish.state.backup import Copied, digest, read_manifest
+from kheish.state.root import StateRefused
+from kheish.store.lock import StateLock
+from kheish.store.snapshot import Progress, sync
+
+
+def restore(folder: Path, state_root: Path, *, replace: bool = False, progress: Progress | None = None) -> JsonObject:
+    """Make ``state_root`` what the backup in ``folder`` holds.
+
+    With ``replace`` a state that is there is moved aside, never deleted.
+
+    Raises:
+        StateRefused: the backup is damaged or unfinished, or there is a state already; nothing was changed.
+        StateRootLocked: a daemon runs on ``state_root``.
+    """
+    files = read_manifest(folder)
+    _check(folder, files, progress)
+    occupied = state_root.is_dir() and any(state_root.iterdir())
+    if occupied and not replace:
+        raise StateRefused(f"{state_root} is not empty. Give another folder, or --replace to move what is there aside.")
+    lock = StateLock(state_root) if occupied else None
+    if lock is not None:
+        lock.acquire()
+    fresh = state_root.with_name(f".{state_root.name}.{secrets.token_hex(4)}.restoring")
+    try:
+        _lay_out(folder, files, fresh)
+        aside = _swap(fresh, state_root, occupied=occupied)
+    except OSError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise StateRefused(f"{state_root} could not be restored: {error.strerror}.") from error
+    finally:
+        if lock is not None:
+            lock.release()
+    restored = sum(file.bytes for file in files)
+    report: JsonObject = {"state_root": str(state_root), "files": len(files), "bytes": restored}
+    if aside is not None:
+        report["moved_aside_to"] = str(aside)
+    return report
+
+
+def _check(folder: Path, files: list[Copied], progress: Progress | None) -> None:
+    for number, file in enumerate(files, start=1):
+        try:
+            sound = digest(folder / file.stored_as) == file.sha256
+        except OSError as error:
+            raise StateRefused(f"The backup {folder} is damaged: {file.stored_as}: {error.strerror}.") from error
+        if not sound:
+            raise StateRefused(f"The backup {folder} is damaged: {file.stored_as} is not what the manifest says.")
+        if progress is not None:
+            progress(number, len(files))
+    if not any(file.path == root.DATABASE for file in files):
+        raise StateRefused(f"The backup {folder} holds no {root.DATABASE}.")
+
+
+def _lay_out(folder: Path, files: list[Copied], fresh: Path) -> None:
+    fresh.mkdir(parents=True, mode=0o700)
+    for file in files:
+        target = fresh / file.path
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.copyfile(folder / file.stored_as, target)
+        target.chmod(0o600)
+        sync(target)
+    for place in (*(path for path in fresh.rglob("*") if path.is_dir()), fresh):
+        sync(place)
+
+
+def _swap(fresh: Path, state_root: Path, *, occupied: bool) -> Path | None:
+    aside = None
+    if occupied:
+        aside = state_root.with_name(f"{state_root.name}.before-restore-{SystemClock().now_ms()}")
+        state_root.rename(aside)
+    elif state_root.is_dir():
+        state_root.rmdir()
+    fresh.rename(state_root)
+    sync(state_root.parent)
+    return aside

@@ -1,0 +1,68 @@
+"""The files of a state root, as the state tools see them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kheish.core.problems import Problem
+from kheish.store.snapshot import open_for_reading
+
+DATABASE = "kheish.db"
+BLOBS = "blobs"
+BACKUPS = "backups"
+MASTER_KEY = "auth-store-master.key"
+
+
+class StateRefused(Problem):
+    """The command cannot work on this state root, or with these places."""
+
+    domain, code, status = "storage", "state_refused", 400
+
+
+class StateUnreadable(Problem):
+    """The database cannot be read."""
+
+    domain, code, status = "storage", "state_unreadable", 500
+
+
+@contextmanager
+def reading(state_root: Path) -> Iterator[sqlite3.Connection]:
+    """One unchanging view of the database, with or without a daemon on it.
+
+    Raises:
+        StateRefused: there is no database.
+        StateUnreadable: it cannot be opened or read.
+    """
+    if not (state_root / DATABASE).is_file():
+        raise StateRefused(f"There is no state below {state_root}: {DATABASE} is missing. Name it with --state-root.")
+    with reading_file(state_root / DATABASE) as connection:
+        yield connection
+
+
+@contextmanager
+def reading_file(path: Path) -> Iterator[sqlite3.Connection]:
+    """One unchanging view of a database file.
+
+    Raises:
+        StateUnreadable: it cannot be opened or read.
+    """
+    try:
+        connection = open_for_reading(path)
+        try:
+            connection.execute("BEGIN")
+            connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()
+            yield connection
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise StateUnreadable(
+            f"The database {path} cannot be read: {error}. Restore a backup with `kheish-daemon state restore`."
+        ) from error
+
+
+def blob_files(state_root: Path) -> Iterator[Path]:
+    """Everything below blobs/, in order."""
+    yield from sorted(path for path in (state_root / BLOBS).rglob("*") if path.is_file())

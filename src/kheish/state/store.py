@@ -1,0 +1,110 @@
+"""The reading SQL of the state tools. What they read belongs to others; they change none of it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+_SESSIONS = "SELECT * FROM sessions ORDER BY session_id"
+_SESSION = "SELECT * FROM sessions WHERE session_id = :session_id"
+_SESSIONS_WITHOUT_ROW = """
+SELECT DISTINCT session_id FROM journal WHERE session_id NOT IN (SELECT session_id FROM sessions)
+"""
+# Texts are read as bytes: one that is not UTF-8 is this row's damage, not the query's.
+_JOURNAL = """
+SELECT position, run_id, at_ms, CAST(type AS BLOB) AS type, version, CAST(body AS BLOB) AS body FROM journal
+ WHERE session_id = :session_id ORDER BY position
+"""
+_RUNS_OF_SESSION = """
+SELECT run_id, status, live, first_offset, last_offset, submitted_at_ms, finished_at_ms, error,
+       CAST(pending_approvals AS BLOB) AS pending_approvals, CAST(pending_questions AS BLOB) AS pending_questions
+  FROM runs WHERE session_id = :session_id ORDER BY number
+"""
+_LOST_RUNS = "SELECT run_id, session_id FROM runs WHERE session_id NOT IN (SELECT session_id FROM sessions)"
+_DAMAGED_RUNS = "SELECT run_id FROM runs WHERE run_id NOT IN (SELECT run_id FROM sound_runs)"
+_OUTPUTS_OF_SESSION = """
+SELECT run_id, call_id, position, json_valid(body) AS sound FROM outputs WHERE session_id = :session_id
+"""
+_LOST_OUTPUTS = "SELECT run_id, call_id FROM outputs WHERE run_id NOT IN (SELECT run_id FROM runs)"
+_LOST_KEYS = "SELECT scope, run_id FROM idempotency WHERE run_id NOT IN (SELECT run_id FROM runs)"
+_LOST_BINDINGS = "SELECT session_id FROM binding_keys WHERE session_id NOT IN (SELECT session_id FROM sessions)"
+_FEED = "SELECT id, json_valid(data) AS sound FROM feed ORDER BY id"
+_FEED_SEQUENCE = "SELECT COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'feed'), 0) AS last"
+_TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
+_MIGRATIONS = "SELECT number, name, sha256 FROM schema_migrations ORDER BY number"
+
+
+def sessions(connection: sqlite3.Connection) -> Iterator[sqlite3.Row]:
+    """Every session, by id."""
+    yield from connection.execute(_SESSIONS)
+
+
+def session(connection: sqlite3.Connection, session_id: str) -> sqlite3.Row | None:
+    found: sqlite3.Row | None = connection.execute(_SESSION, {"session_id": session_id}).fetchone()
+    return found
+
+
+def sessions_without_row(connection: sqlite3.Connection) -> list[str]:
+    """Sessions that have a journal only."""
+    return [row["session_id"] for row in connection.execute(_SESSIONS_WITHOUT_ROW)]
+
+
+def journal(connection: sqlite3.Connection, session_id: str) -> Iterator[sqlite3.Row]:
+    """One session's entries as they are stored, in order."""
+    yield from connection.execute(_JOURNAL, {"session_id": session_id})
+
+
+def runs_of(connection: sqlite3.Connection, session_id: str) -> list[sqlite3.Row]:
+    return connection.execute(_RUNS_OF_SESSION, {"session_id": session_id}).fetchall()
+
+
+def outputs_of(connection: sqlite3.Connection, session_id: str) -> list[sqlite3.Row]:
+    return connection.execute(_OUTPUTS_OF_SESSION, {"session_id": session_id}).fetchall()
+
+
+def lost_runs(connection: sqlite3.Connection) -> list[sqlite3.Row]:
+    """Runs of sessions that do not exist."""
+    return connection.execute(_LOST_RUNS).fetchall()
+
+
+def damaged_runs(connection: sqlite3.Connection) -> list[str]:
+    """Runs whose row cannot be shown."""
+    return [row["run_id"] for row in connection.execute(_DAMAGED_RUNS)]
+
+
+def lost_outputs(connection: sqlite3.Connection) -> list[sqlite3.Row]:
+    return connection.execute(_LOST_OUTPUTS).fetchall()
+
+
+def lost_keys(connection: sqlite3.Connection) -> list[sqlite3.Row]:
+    return connection.execute(_LOST_KEYS).fetchall()
+
+
+def lost_bindings(connection: sqlite3.Connection) -> list[str]:
+    return [row["session_id"] for row in connection.execute(_LOST_BINDINGS)]
+
+
+def feed(connection: sqlite3.Connection) -> Iterator[sqlite3.Row]:
+    yield from connection.execute(_FEED)
+
+
+def feed_sequence(connection: sqlite3.Connection) -> int:
+    """The highest event id ever given out."""
+    last: int = connection.execute(_FEED_SEQUENCE).fetchone()["last"]
+    return last
+
+
+def tables(connection: sqlite3.Connection) -> list[str]:
+    return [row["name"] for row in connection.execute(_TABLES)]
+
+
+def migrations(connection: sqlite3.Connection) -> dict[int, tuple[str, str]]:
+    """Number to name and SHA-256 of what was applied."""
+    return {row["number"]: (row["name"], row["sha256"]) for row in connection.execute(_MIGRATIONS)}
+
+
+def integrity(connection: sqlite3.Connection, *, quick: bool, limit: int) -> list[str]:
+    """What the database itself finds wrong with its pages; empty when all is well."""
+    check = "quick_check" if quick else "integrity_check"
+    rows = [row[0] for row in connection.execute(f"PRAGMA {check}({limit:d})")]
+    return [] if rows == ["ok"] else rows
