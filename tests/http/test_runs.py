@@ -331,3 +331,27 @@ text = "${results}"
     assert view["status"] == "completed"
     assert "`start_line` must be a whole number" in view["outputs"][0]["content"]
     assert "year 9999" in view["outputs"][0]["content"]
+
+
+async def test_pruning_counts_what_is_old_enough_and_keeps_every_run(house: House) -> None:
+    await house.session()
+    run = await house.submit("hi")
+    await house.settled()
+    done = (await house.run(run["run_id"]))["finished_at_ms"]
+    report = (await house.post("/v1/runs/prune", {"older_than_ms": 1, "session_id": "s", "dry_run": True})).json()
+    real = await house.post("/v1/runs/prune", {"older_than_ms": 1})
+    far = (await house.post("/v1/runs/prune", {"older_than_ms": 10**12})).json()
+
+    assert report["cutoff_ms"] == report["now_ms"] - 1
+    assert report["matched_run_count"] == (1 if done <= report["cutoff_ms"] else 0)
+    assert (report["dry_run"], report["limit"], report["candidate_run_ids"]) == (True, 100, [])
+    assert real.status_code == 200
+    assert far["matched_run_count"] == 0
+    assert await house.run_count() == 1
+
+
+@pytest.mark.parametrize("body", [{"older_than_ms": 0}, {"older_than_ms": -5}, {"older_than_ms": 5, "limit": 0}])
+async def test_a_retention_that_is_not_positive_is_refused(house: House, body: dict[str, int]) -> None:
+    refused = await house.post("/v1/runs/prune", body)
+
+    assert (refused.status_code, refused.json()["code"]) == (400, "run_retention_invalid_request")

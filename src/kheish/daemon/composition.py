@@ -42,6 +42,7 @@ from kheish.questions.service import Questions
 from kheish.runs import store as runs_store
 from kheish.runs.idempotency import IdempotencyKeys
 from kheish.runs.ingress import Ingress
+from kheish.runs.retention import Retention
 from kheish.runs.service import RunControl, RunLedger
 from kheish.runs.store import RunsProjection
 from kheish.runtime.permissions import PermissionChecks
@@ -212,7 +213,8 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     work = _work(parts, engine, sessions, ledger, runtime)
     secrets = Secrets(store=parts.secret_store, clock=parts.clock, changed=parts.providers.secret_changed)
     metrics = Metrics(registry, take=_readings(parts, board, engine, observed, ledger, sessions).take)
-    services = (secrets, sessions, ledger, runtime, board, feed, streams, checks, metrics, *work)
+    retention = Retention(database=database, clock=parts.clock)
+    services = (secrets, retention, sessions, ledger, runtime, board, feed, streams, checks, metrics, *work)
     return Daemon(
         settings=settings,
         app=with_edge(build_app(), services, control_plane, max_body_bytes=settings.http_max_body_bytes),

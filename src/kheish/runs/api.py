@@ -16,7 +16,8 @@ from kheish.http.responses import json_response
 from kheish.http.services import provided
 from kheish.http.sse import STREAM_RESPONSE, Streams, event_cursor
 from kheish.runs.ingress import Ingress
-from kheish.runs.models import RunEventEntry, RunPage, RunView, SubmitInput, SubmitRun
+from kheish.runs.models import PruneReport, PruneRuns, RunEventEntry, RunPage, RunView, SubmitInput, SubmitRun
+from kheish.runs.retention import Retention
 from kheish.runs.service import RunControl, RunLedger
 from kheish.sessions.models import SessionView
 from kheish.sessions.service import Sessions
@@ -115,3 +116,9 @@ async def stream(
 async def cancel(control: Annotated[RunControl, Depends(provided(RunControl))], run_id: str) -> Response:
     """Stop the run. One that is over is returned as it is."""
     return json_response(await control.cancel(run_id))
+
+
+@router.post("/runs/prune", response_model=PruneReport, responses=CHANGING, operation_id="prune_runs")
+async def prune(retention: Annotated[Retention, Depends(provided(Retention))], body: PruneRuns) -> Response:
+    """Delete debug evidence of runs that ended long ago. Runs, their events, journals and outputs stay."""
+    return json_response(await retention.prune(body))

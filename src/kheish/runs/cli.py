@@ -6,6 +6,7 @@ import click
 
 from kheish.cli.daemon_client import DaemonClient, Params, pass_client
 from kheish.cli.options import paging
+from kheish.cli.output import JsonObject, JsonValue
 from kheish.cli.root import CommandGroup
 from kheish.cli.streams import cursor_option, follow_run
 from kheish.cli.waiting import Wait, finish, wait_options
@@ -68,3 +69,16 @@ def wait(client: DaemonClient, run_id: str, wait: Wait) -> None:
 def cancel(client: DaemonClient, run_id: str) -> None:
     """Stop a run; one that is over stays as it is."""
     client.show("POST", "runs", run_id, "cancel")
+
+
+@runs.command()
+@click.option("--older-than-ms", type=int, required=True, metavar="MS", help="Since the run ended.")
+@click.option("--session-id", help="Only runs of this session.")
+@click.option("--limit", type=int, metavar="N", help="At most this many runs.  [default: 100]")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@pass_client
+def prune(client: DaemonClient, older_than_ms: int, session_id: str | None, limit: int | None, dry_run: bool) -> None:
+    """Delete debug evidence of runs that ended long ago; the runs themselves stay."""
+    given: dict[str, JsonValue] = {"older_than_ms": older_than_ms, "session_id": session_id, "limit": limit}
+    body: JsonObject = {name: value for name, value in given.items() if value is not None}
+    client.show("POST", "runs", "prune", body={**body, "dry_run": dry_run})

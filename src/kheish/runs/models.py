@@ -124,3 +124,27 @@ class RunEventEntry(View):
     session_id: str
     agent_id: str
     event: dict[str, JsonValue]
+
+
+class PruneRuns(BaseModel):
+    """Which debug evidence may go."""
+
+    older_than_ms: int
+    """Since the run ended, in milliseconds."""
+    session_id: str | None = None
+    limit: int | None = None
+    dry_run: bool = False
+
+
+class PruneReport(View):
+    """What went, or would go."""
+
+    dry_run: bool
+    now_ms: int
+    cutoff_ms: int
+    limit: int
+    matched_run_count: int
+    candidate_run_ids: list[str]
+    candidate_debug_bytes: int
+    pruned_debug_run_ids: list[str]
+    pruned_debug_bytes: int

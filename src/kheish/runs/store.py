@@ -85,6 +85,10 @@ SELECT pending_approvals, pending_questions FROM runs
 _ACCEPTED_POSITIONS = "SELECT run_id, accepted_position FROM runs WHERE session_id = :session_id"
 _LIVE_SESSIONS = "SELECT DISTINCT session_id FROM runs WHERE live = 1"
 _LAST_NUMBER = "SELECT COALESCE(MAX(number), 0) AS number FROM runs"
+_COUNT_ENDED_BEFORE = """
+SELECT COUNT(*) AS total FROM runs
+ WHERE live = 0 AND finished_at_ms <= :cutoff_ms AND (:session_id IS NULL OR session_id = :session_id)
+"""
 _COUNTS = "SELECT status, COUNT(*) AS runs FROM runs GROUP BY status"
 _DEEPEST_QUEUE = """
 SELECT COUNT(*) AS depth FROM runs WHERE status = 'queued' GROUP BY session_id ORDER BY depth DESC LIMIT 1
@@ -288,6 +292,13 @@ def page(
 def count(connection: sqlite3.Connection, session_id: str | None) -> int:
     statement = _COUNT if session_id is None else _COUNT_OF_SESSION
     total: int = connection.execute(statement, {"session_id": session_id}).fetchone()["total"]
+    return total
+
+
+def count_ended_before(connection: sqlite3.Connection, cutoff_ms: int, *, session_id: str | None) -> int:
+    """Runs that were over by then."""
+    fields = {"cutoff_ms": cutoff_ms, "session_id": session_id}
+    total: int = connection.execute(_COUNT_ENDED_BEFORE, fields).fetchone()["total"]
     return total
 
 

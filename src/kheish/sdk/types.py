@@ -25,6 +25,7 @@ __all__ = [
     "Pagination",
     "PendingApprovalView",
     "PendingQuestionView",
+    "PruneReport",
     "Question",
     "QuestionOption",
     "ReplyHandle",
@@ -172,6 +173,21 @@ class PendingQuestionView(Wire):
     run_id: str | None = None
     run_kind: str | None = None
     request: UserQuestionRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PruneReport(Wire):
+    """What went, or would go."""
+
+    dry_run: bool
+    now_ms: int
+    cutoff_ms: int
+    limit: int
+    matched_run_count: int
+    candidate_run_ids: tuple[str, ...]
+    candidate_debug_bytes: int
+    pruned_debug_run_ids: tuple[str, ...]
+    pruned_debug_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,7 +20,8 @@ from kheish.core.clock import SystemClock
 from kheish.core.jsonvalue import JsonObject, decode_object
 from kheish.state import root, store
 from kheish.state.root import StateRefused
-from kheish.store.snapshot import Progress, copy_database, sync
+from kheish.store.files import private_folder, sync
+from kheish.store.snapshot import Progress, copy_database
 
 MANIFEST = "manifest.json"
 _MARK = ".kheish-backup"
@@ -111,7 +112,7 @@ def _prepare(state_root: Path, target: Path) -> None:
     if inside and not target.absolute().is_relative_to((state_root / root.BACKUPS).absolute()):
         raise StateRefused(f"{target} lies inside the state root. Choose a folder elsewhere, best on another disk.")
     try:
-        target.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(target)
         if not (target / _MARK).exists() and not (target / MANIFEST).exists():
             if any(target.iterdir()):
                 raise StateRefused(f"{target} is not empty and is no backup. Choose another folder.")
@@ -166,7 +167,7 @@ def _copy_rows(state_root: Path, target: Path, progress: Progress | None) -> Cop
 
 
 def _replace(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(target.parent)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
         with source.open("rb") as reader, os.fdopen(_created(temporary), "wb") as writer:

@@ -53,14 +53,13 @@ def records(connection: sqlite3.Connection, row: sqlite3.Row) -> Iterator[JsonOb
     yield from _metadata(row)
 
 
-def _chosen(connection: sqlite3.Connection, session_id: str | None) -> Iterator[sqlite3.Row]:
+def _chosen(connection: sqlite3.Connection, session_id: str | None) -> list[sqlite3.Row]:
     if session_id is None:
-        yield from store.sessions(connection)
-        return
+        return store.sessions(connection)
     row = store.session(connection, session_id)
     if row is None:
         raise StateRefused(f"There is no session {session_id!r}.")
-    yield row
+    return [row]
 
 
 def _of_entry(recorded: Recorded) -> Iterator[JsonObject]:

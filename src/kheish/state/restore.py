@@ -11,8 +11,9 @@ from kheish.core.jsonvalue import JsonObject
 from kheish.state import root
 from kheish.state.backup import Copied, digest, read_manifest
 from kheish.state.root import StateRefused
+from kheish.store.files import private_folder, sync
 from kheish.store.lock import StateLock
-from kheish.store.snapshot import Progress, sync
+from kheish.store.snapshot import Progress
 
 
 def restore(folder: Path, state_root: Path, *, replace: bool = False, progress: Progress | None = None) -> JsonObject:
@@ -64,10 +65,10 @@ def _check(folder: Path, files: list[Copied], progress: Progress | None) -> None
 
 
 def _lay_out(folder: Path, files: list[Copied], fresh: Path) -> None:
-    fresh.mkdir(parents=True, mode=0o700)
+    private_folder(fresh)
     for file in files:
         target = fresh / file.path
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(target.parent)
         shutil.copyfile(folder / file.stored_as, target)
         target.chmod(0o600)
         sync(target)

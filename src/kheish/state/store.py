@@ -34,9 +34,9 @@ _TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE
 _MIGRATIONS = "SELECT number, name, sha256 FROM schema_migrations ORDER BY number"
 
 
-def sessions(connection: sqlite3.Connection) -> Iterator[sqlite3.Row]:
+def sessions(connection: sqlite3.Connection) -> list[sqlite3.Row]:
     """Every session, by id."""
-    yield from connection.execute(_SESSIONS)
+    return connection.execute(_SESSIONS).fetchall()
 
 
 def session(connection: sqlite3.Connection, session_id: str) -> sqlite3.Row | None:
@@ -49,9 +49,9 @@ def sessions_without_row(connection: sqlite3.Connection) -> list[str]:
     return [row["session_id"] for row in connection.execute(_SESSIONS_WITHOUT_ROW)]
 
 
-def journal(connection: sqlite3.Connection, session_id: str) -> Iterator[sqlite3.Row]:
+def journal(connection: sqlite3.Connection, session_id: str) -> list[sqlite3.Row]:
     """One session's entries as they are stored, in order."""
-    yield from connection.execute(_JOURNAL, {"session_id": session_id})
+    return connection.execute(_JOURNAL, {"session_id": session_id}).fetchall()
 
 
 def runs_of(connection: sqlite3.Connection, session_id: str) -> list[sqlite3.Row]:

@@ -15,8 +15,9 @@ from pathlib import Path
 from kheish.core.jsonvalue import JsonObject
 from kheish.state import root, store
 from kheish.state.root import StateRefused, StateUnreadable
+from kheish.store.files import sync
 from kheish.store.lock import StateLock
-from kheish.store.snapshot import open_for_reading, sync
+from kheish.store.snapshot import open_for_reading
 
 BACKUP_SUFFIX = ".vacuum-bak"
 

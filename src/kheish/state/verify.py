@@ -12,6 +12,7 @@ from kheish.core.jsonvalue import JsonObject
 from kheish.state import root, store
 from kheish.state.findings import MAX_LISTED, Findings
 from kheish.state.journals import check_session
+from kheish.state.root import StateUnreadable
 from kheish.store.migrations import shipped
 
 Step = Callable[[str], None]
@@ -26,21 +27,27 @@ def verify(state_root: Path, *, quick: bool = False, step: Step = lambda name: N
 
     Raises:
         StateRefused: there is no database.
-        StateUnreadable: it cannot be opened at all.
     """
     findings = Findings()
-    with root.reading(state_root) as connection:
-        step("database pages")
-        _check_pages(connection, findings, quick=quick)
-        if findings.ok:
-            step("schema")
-            _check_schema(connection, findings)
-        if findings.ok:
-            _check_rows(connection, findings, step)
+    _check_modes(state_root, findings)
+    try:
+        with root.reading(state_root) as connection:
+            _check_database(connection, findings, quick=quick, step=step)
+    except StateUnreadable as problem:
+        findings.error("database_damaged", root.DATABASE, problem.detail, _RESTORE)
     step("files")
     _check_blobs(state_root, findings)
-    _check_modes(state_root, findings)
     return findings.report()
+
+
+def _check_database(connection: sqlite3.Connection, findings: Findings, *, quick: bool, step: Step) -> None:
+    step("database pages")
+    _check_pages(connection, findings, quick=quick)
+    if findings.ok:
+        step("schema")
+        _check_schema(connection, findings)
+    if findings.ok:
+        _check_rows(connection, findings, step)
 
 
 def _check_pages(connection: sqlite3.Connection, findings: Findings, *, quick: bool) -> None:

@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 
 from kheish.core.problems import Problem
+from kheish.store.files import private_folder, sync
 
 
 class BlobMissing(Problem):
@@ -31,7 +32,7 @@ class BlobStore:
         target = self.path(sha256)
         if target.exists():
             return sha256
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(target.parent)
         temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
@@ -43,11 +44,7 @@ class BlobStore:
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(target.parent)
         return sha256
 
     def get(self, sha256: str) -> bytes:

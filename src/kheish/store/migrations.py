@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from kheish.core.problems import Problem
+from kheish.store.files import private_folder
 from kheish.store.snapshot import copy_database
 
 _KEPT_BACKUPS = 3
@@ -100,7 +101,7 @@ def _back_up(connection: sqlite3.Connection, backups: Path, schema: int) -> Path
     source = Path(connection.execute("PRAGMA database_list").fetchone()["file"])
     target = backups / f"kheish-schema-{schema:04d}-{time.time_ns() // 1_000_000}.db"
     try:
-        backups.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(backups)
         copy_database(source, target)
         copies = sorted(backups.glob("kheish-schema-*.db"), key=lambda path: path.stem.rsplit("-", 1)[-1])
         for old in copies[:-_KEPT_BACKUPS]:

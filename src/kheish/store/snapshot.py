@@ -7,6 +7,8 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+from kheish.store.files import sync
+
 Progress = Callable[[int, int], None]
 """Called with what is done and how much there is in all; the unit is the caller's."""
 
@@ -19,7 +21,10 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: there is no database, or it cannot be read.
     """
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    # Without a log beside it nobody has the file open: then not even the files of a log are made, which a daemon of
+    # another user could not use later.
+    mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None)
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA busy_timeout = 5000")
     return connection
@@ -41,15 +46,6 @@ def copy_database(source: Path, target: Path, progress: Progress | None = None) 
     except BaseException:
         target.unlink(missing_ok=True)
         raise
-
-
-def sync(path: Path) -> None:
-    """Have the kernel write a file, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _copy(source: Path, target: Path, progress: Progress | None) -> None:

@@ -1,0 +1,175 @@
+"""state backup and restore: whole, provable, and never over something else."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kheish.state.backup import backup
+from kheish.state.restore import restore
+from kheish.state.root import StateRefused, StateUnreadable
+from kheish.state.vacuum import content_digest
+from kheish.state.verify import verify
+from kheish.store.blobs import BlobStore
+from kheish.store.lock import StateLock, StateRootLocked
+from tests.http.house import opened
+from tests.state.conftest import Kept, allow, fill
+
+
+def manifest(folder: Path) -> Any:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def test_a_backup_restores_to_the_same_state(kept: Kept, tmp_path: Path) -> None:
+    BlobStore(kept.state / "blobs").put(b"content")
+    (kept.state / "auth").mkdir(mode=0o700)
+    (kept.state / "auth" / "global-slots.json").write_text("{}")
+    (kept.state / "auth-store-master.key").write_text("hunter2")
+    target, fresh = tmp_path / "backup", tmp_path / "fresh"
+    report = backup(kept.state, target)
+    restored = restore(target, fresh)
+
+    assert report["files"] == restored["files"] == 3
+    assert content_digest(fresh / "kheish.db") == content_digest(kept.database)
+    assert (fresh / "auth" / "global-slots.json").read_text() == "{}"
+    assert verify(fresh)["findings"] == []
+    for path in target.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+        assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
+    assert not (fresh / "auth-store-master.key").exists()
+
+
+@pytest.mark.anyio
+async def test_runs_that_were_unfinished_go_on_from_a_backup_of_a_working_daemon(tmp_path: Path) -> None:
+    async with opened(tmp_path) as house:
+        await fill(house)
+        backup(tmp_path / "state", tmp_path / "backup")
+        await house.submit("not in the backup")
+        await house.settled()
+        pending = (await house.get("/v1/sessions/wait/approvals")).json()
+    (tmp_path / "state").rename(tmp_path / "lost")
+    restore(tmp_path / "backup", tmp_path / "state")
+
+    async with opened(tmp_path) as house:
+        assert (await house.get("/v1/sessions/wait/approvals")).json() == pending
+        await allow(house, pending[0]["run_id"], pending[0]["request"]["id"])
+        await house.settled("wait")
+        statuses = {run["status"] for run in (await house.get("/v1/runs", session_id="wait")).json()}
+    assert statuses == {"completed"}
+
+
+def test_a_second_backup_copies_only_what_is_new_and_replaces_the_first(kept: Kept, tmp_path: Path) -> None:
+    blobs = BlobStore(kept.state / "blobs")
+    blobs.put(b"one")
+    target = tmp_path / "backup"
+    backup(kept.state, target)
+    first = manifest(target)
+    blobs.put(b"two")
+    kept.change("UPDATE sessions SET last_error = 'later' WHERE session_id = 's'")
+    report = backup(kept.state, target)
+
+    assert report["blobs_already_there"] == 1
+    assert len(manifest(target)["files"]) == len(first["files"]) + 1
+    assert len(list(target.glob("database-*.db"))) == 1
+    restore(target, tmp_path / "fresh")
+    with closing(sqlite3.connect(tmp_path / "fresh" / "kheish.db")) as connection:
+        found = connection.execute("SELECT last_error FROM sessions WHERE session_id = 's'").fetchone()
+    assert found == ("later",)
+
+
+def test_a_backup_that_was_interrupted_goes_on(kept: Kept, tmp_path: Path) -> None:
+    blobs = BlobStore(kept.state / "blobs")
+    names = [blobs.put(f"blob {number}".encode()) for number in range(3)]
+    target = tmp_path / "backup"
+    backup(kept.state, target)
+    (target / "manifest.json").unlink()
+    (target / "blobs" / names[0][:2] / names[0]).write_bytes(b"hal")
+    (target / "database-1-aaaa.db").write_bytes(b"half")
+    (target / ".x.partial").write_bytes(b"half")
+
+    with pytest.raises(StateRefused, match="no finished backup"):
+        restore(target, tmp_path / "fresh")
+    report = backup(kept.state, target)
+
+    assert report["blobs_already_there"] == 2
+    restore(target, tmp_path / "fresh")
+    assert verify(tmp_path / "fresh")["findings"] == []
+    assert sorted(path.name for path in target.glob("*.db")) == [manifest(target)["files"][-1]["stored_as"]]
+
+
+def test_a_folder_with_other_things_is_never_written_to(kept: Kept, tmp_path: Path) -> None:
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "cat.jpg").write_bytes(b"cat")
+
+    with pytest.raises(StateRefused, match="not empty"):
+        backup(kept.state, other)
+    assert [path.name for path in other.iterdir()] == ["cat.jpg"]
+    for inside in (kept.state, kept.state / "blobs" / "x"):
+        with pytest.raises(StateRefused, match="inside the state root"):
+            backup(kept.state, inside)
+    backup(kept.state, kept.state / "backups" / "mine")
+
+
+def test_a_backup_without_a_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+
+    with pytest.raises(StateRefused, match=r"kheish\.db is missing"):
+        backup(tmp_path / "state", tmp_path / "backup")
+
+
+def test_a_garbage_database_is_not_backed_up_as_if_it_were_sound(kept: Kept, tmp_path: Path) -> None:
+    kept.database.write_bytes(b"garbage" * 1000)
+
+    with pytest.raises(StateUnreadable):
+        backup(kept.state, tmp_path / "backup")
+    assert not (tmp_path / "backup" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "manifest", "escape"])
+def test_a_damaged_backup_restores_nothing(kept: Kept, tmp_path: Path, damage: str) -> None:
+    target, fresh = tmp_path / "backup", tmp_path / "fresh"
+    backup(kept.state, target)
+    [database] = target.glob("database-*.db")
+    if damage == "changed":
+        content = bytearray(database.read_bytes())
+        content[5000] ^= 1
+        database.write_bytes(content)
+    elif damage == "missing":
+        database.unlink()
+    elif damage == "manifest":
+        (target / "manifest.json").write_text("{")
+    else:
+        document = manifest(target)
+        document["files"][0]["path"] = "../outside"
+        (target / "manifest.json").write_text(json.dumps(document))
+
+    with pytest.raises(StateRefused):
+        restore(target, fresh)
+    assert not fresh.exists()
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_state_that_is_there_is_only_moved_aside_on_request(kept: Kept, tmp_path: Path) -> None:
+    target = tmp_path / "backup"
+    backup(kept.state, target)
+    before = content_digest(kept.database)
+    with pytest.raises(StateRefused, match="--replace"):
+        restore(target, kept.state)
+    assert content_digest(kept.database) == before
+    lock = StateLock(kept.state)
+    lock.acquire()
+    with pytest.raises(StateRootLocked):
+        restore(target, kept.state, replace=True)
+    lock.release()
+    report = restore(target, kept.state, replace=True)
+
+    assert content_digest(Path(report["moved_aside_to"]) / "kheish.db") == before
+    assert content_digest(kept.database) == before
+    assert not list(tmp_path.glob("kept/.*restoring"))

@@ -1,0 +1,97 @@
+"""A change of the schema begins with a copy."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from kheish.state.vacuum import content_digest
+from kheish.store.database import SqliteDatabase
+from kheish.store.migrations import Migration, MigrationFailed, migrate, shipped
+from tests.http.house import opened
+from tests.state.conftest import Kept
+
+NEXT = Migration(number=900, name="0900_next.sql", sql="CREATE TABLE next_table (x);")
+BROKEN = Migration(number=901, name="0901_broken.sql", sql="CREATE TABLE a (x);\nCREATE TABLE a (x);")
+
+
+def change(kept: Kept, *more: Migration) -> list[str]:
+    database = SqliteDatabase(kept.database)
+    try:
+        return database.run_offline(
+            lambda connection: migrate(connection, (*shipped(), *more), backups=kept.state / "backups")
+        )
+    finally:
+        database.close()
+
+
+def copies(kept: Kept) -> list[Path]:
+    return sorted((kept.state / "backups").glob("*.db"))
+
+
+def test_a_database_with_content_is_copied_before_its_schema_changes(kept: Kept) -> None:
+    before = content_digest(kept.database)
+
+    assert change(kept) == []
+    assert copies(kept) == []
+    assert change(kept, NEXT) == ["0900_next.sql"]
+    [copy] = copies(kept)
+    assert content_digest(copy) == before
+    assert copy.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_new_database_needs_no_copy(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "kheish.db")
+    database.run_offline(lambda connection: migrate(connection, backups=tmp_path / "backups"))
+    database.close()
+
+    assert not (tmp_path / "backups").exists()
+
+
+def test_a_failing_change_leaves_the_database_as_it_was_and_names_the_copy(kept: Kept) -> None:
+    before = content_digest(kept.database)
+    with pytest.raises(MigrationFailed) as caught:
+        change(kept, BROKEN)
+
+    assert str(copies(kept)[0]) in caught.value.detail
+    assert content_digest(kept.database) == before
+
+
+def test_without_room_for_the_copy_nothing_changes(kept: Kept) -> None:
+    (kept.state / "backups").write_text("a file where the folder should be")
+    before = content_digest(kept.database)
+    with pytest.raises(MigrationFailed, match="no copy could be made"):
+        change(kept, NEXT)
+
+    assert content_digest(kept.database) == before
+
+
+def test_the_newest_three_copies_stay(kept: Kept) -> None:
+    later = [Migration(number=910 + n, name=f"09{10 + n}.sql", sql=f"CREATE TABLE t{n} (x);") for n in range(5)]
+    for count in range(1, 6):
+        change(kept, *later[:count])
+
+    assert [path.name.split("-")[2] for path in copies(kept)] == ["0911", "0912", "0913"]
+
+
+@pytest.mark.anyio
+async def test_a_database_of_the_first_release_goes_on(tmp_path: Path) -> None:
+    """Rows as the first schema had them, migrated by the daemon itself."""
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    with closing(sqlite3.connect(state / "kheish.db", isolation_level=None)) as connection:
+        connection.row_factory = sqlite3.Row
+        migrate(connection, shipped()[:1])
+        connection.execute(
+            "INSERT INTO sessions (session_id, agent_id, created_at_ms, updated_at_ms, status) "
+            "VALUES ('old', 'agent-old', 1, 1, 'idle')"
+        )
+    async with opened(tmp_path) as house:
+        run = await house.submit("hi", "old")
+        await house.settled("old")
+        assert (await house.run(run["run_id"]))["status"] == "completed"
+
+    assert len(list((state / "backups").glob("kheish-schema-0001-*.db"))) == 1
