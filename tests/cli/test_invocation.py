@@ -144,12 +144,14 @@ def test_the_command_tree_is_the_documented_one() -> None:
         """serve;status;capabilities;help;events stream
         sessions list;sessions create;sessions get;sessions input;sessions chat;sessions events;sessions stream
         sessions set-route;sessions set-reply-targets;sessions clear-reply-targets;sessions interrupt;sessions end
-        sessions approve;sessions deny
-        runs list;runs get;runs events;runs stream;runs wait;runs cancel
+        sessions approve;sessions deny;sessions vacuum
+        runs list;runs get;runs events;runs stream;runs wait;runs cancel;runs prune
         approvals list;approvals show;approvals allow;approvals deny;approvals allow-all;approvals deny-all
         questions list;questions show;questions answer;questions cancel
         runtime get;runtime revisions;runtime set-model;runtime set-permission-mode
         runtime permissions check;runtime permissions matrix;runtime tool-limits get;runtime tool-limits set
+        secrets generate;secrets list;secrets get;secrets set;secrets delete;secrets rekey;secrets export
+        state verify;state backup;state restore;state export;state vacuum
         """.replace("\n", ";")
         .replace("        ", "")
         .strip(";")

@@ -91,7 +91,7 @@ def test_a_backup_killed_in_the_middle_goes_on(daemon: Daemon, tmp_path: Path) -
 
 def test_damage_is_an_exit_status_and_a_report(daemon: Daemon) -> None:
     daemon.session()
-    daemon.stop()
+    assert daemon.terminate() == 0
     content = bytearray((daemon.state_root / "kheish.db").read_bytes())
     content[4096 : 4096 + 200] = b"\xa5" * 200
     (daemon.state_root / "kheish.db").write_bytes(content)

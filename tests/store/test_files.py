@@ -10,7 +10,7 @@ import pytest
 from kheish.store.blobs import BlobMissing, BlobStore
 from kheish.store.database import SqliteDatabase
 from kheish.store.lock import StateLock, StateRootLocked
-from kheish.store.migrations import Migration, MigrationFailed, SchemaMismatch, migrate
+from kheish.store.migrations import Migration, MigrationFailed, SchemaMismatch, migrate, shipped
 
 
 def test_a_second_process_cannot_take_the_lock(tmp_path: Path) -> None:
@@ -88,3 +88,9 @@ def test_a_failing_migration_leaves_nothing_behind() -> None:
     )
     assert "a" not in tables
     database.close()
+
+
+def test_every_shipped_migration_has_a_number_of_its_own() -> None:
+    numbers = [migration.number for migration in shipped()]
+
+    assert numbers == list(range(1, len(numbers) + 1))
