@@ -36,6 +36,8 @@ class Answer:
     finish: str | None = None
     pieces: int = 3
     """Into how many pieces texts and arguments are cut."""
+    response_id: str = "resp_1"
+    """On the Responses wire."""
 
 
 def cut(text: str, pieces: int) -> list[str]:
@@ -208,7 +210,7 @@ def response_items(answer: Answer) -> list[Json]:
 def response_document(answer: Answer, model: str = "m") -> Json:
     cut_short = answer.finish in ("max_output_tokens", "content_filter")
     return {
-        "id": "resp_1",
+        "id": answer.response_id,
         "object": "response",
         "created_at": 1,
         "model": model,

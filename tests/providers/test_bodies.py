@@ -33,7 +33,7 @@ from kheish.core.messages import (
 from kheish.providers import anthropic, chat_completions, google, openai_responses
 from kheish.providers.drivers import Driver
 from kheish.providers.json_schemas import project, strict
-from kheish.providers.protocol import ErrorKind, ModelRequest, ProviderError
+from kheish.providers.protocol import Continuation, ErrorKind, ModelRequest, ProviderError
 from tests.fakes.model_wires import Answer, Call
 from tests.providers.reading import read
 from tests.providers.wires import CHAT, GEMINI, MESSAGES, RESPONSES, Wire
@@ -303,13 +303,13 @@ def test_what_all_sessions_share_is_the_same_bytes_whatever_else_is_asked() -> N
     assert "cache_control" not in asked["system"][1]
 
 
-def test_a_whole_responses_body_carries_the_full_input_and_stores_nothing() -> None:
+def test_a_whole_responses_body_without_a_reply_to_go_on_from_carries_the_full_input() -> None:
     body = responses(request())
 
     assert body == {
         "model": "gpt-5.4",
         "stream": True,
-        "store": False,
+        "store": True,
         "include": ["reasoning.encrypted_content"],
         "prompt_cache_key": "session-1",
         "instructions": "You help.\n\nBe short.",
@@ -332,6 +332,34 @@ def test_a_whole_responses_body_carries_the_full_input_and_stores_nothing() -> N
         "tool_choice": "auto",
         "parallel_tool_calls": True,
     }
+
+
+def test_a_responses_body_goes_on_from_a_stored_reply_with_what_is_new_and_the_providers_own_call_ids() -> None:
+    """providers-and-routes case 13, the request's side."""
+    parts = tuple(
+        replace(part, provider_call_id=f"fc-{number}") if isinstance(part, ToolResultPart) else part
+        for number, message in enumerate(CONVERSATION)
+        for part in message.parts
+    )
+    answered = Message(role=Role.TOOL, parts=tuple(part for part in parts if isinstance(part, ToolResultPart)))
+    made = request(
+        messages=(*CONVERSATION[:2], answered, user_text("and now?")),
+        continues=Continuation(response_id="resp-7", known_messages=2),
+    )
+    body = responses(made)
+
+    accepted(ResponseCreateParamsStreaming, body)
+    assert body["previous_response_id"] == "resp-7"
+    assert body["input"] == [
+        {"type": "function_call_output", "call_id": "fc-2", "output": '{"text":"A"}'},
+        {"type": "function_call_output", "call_id": "fc-3", "output": "Error: no"},
+        {"role": "user", "content": [{"type": "input_text", "text": "and now?"}]},
+    ]
+    whole = responses(replace(made, continues=None))
+    assert {**body, "input": whole["input"]} == {**whole, "previous_response_id": "resp-7"}
+    unstored = openai_responses.build_body(made, replace(openai_responses.OPENAI, stores=False))
+    assert unstored == {**whole, "store": False}
+    assert "previous_response_id" not in grok(made)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from kheish.core.jsonvalue import JsonObject
-from kheish.core.messages import Message, Part, Role, ToolCallPart, ToolResultPart, user_text
+from kheish.core.messages import FinishReason, Message, Part, Role, ToolCallPart, ToolResultPart, user_text
 from kheish.engine import entries as e
-from kheish.engine.entries import Recorded
+from kheish.engine.entries import Recorded, RouteRef
 from kheish.engine.facts import SessionFacts
 from kheish.engine.prompt_results import for_prompt, stub
 from kheish.engine.tokens import BYTES_PER_TOKEN, message_tokens, part_tokens
 from kheish.engine.window import result_tokens, window_tokens
+from kheish.providers.protocol import Continuation
 
 _STOPPED_OUTPUT: JsonObject = {"error": "The run was stopped before this call finished.", "interrupted": True}
 _ITEM_BYTES = 600
@@ -37,10 +38,11 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Waiting:
-    """The input of a queued run, and the window of the model it will be read by."""
+    """The input of a queued run, and the route and window of the model it will be read by."""
 
     text: str
     window: int
+    route: RouteRef | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,10 +74,14 @@ class Transcript:
     last_reply_ms: int | None = None
     measured: _Measured | None = None
     """None when the window was made smaller since the last reply."""
+    continuation: tuple[RouteRef, Continuation] | None = None
+    """The last reply and the route it came over; None when its provider knows another window than this one."""
     _waiting: dict[str, _Waiting] = field(default_factory=dict)
     _open: dict[str, ToolCallPart] = field(default_factory=dict)
     _speaker: str | None = None
     """The run whose calls are open: the one that holds the slot."""
+    _route: RouteRef | None = None
+    """The speaker's."""
     _window: int = 0
     """Of the speaker's model, in tokens."""
     _result_limit: int = 0
@@ -97,7 +103,7 @@ class Transcript:
         match entry:
             case e.InputAccepted(text=text):
                 window = window_tokens(entry.route, entry.generation)
-                self._waiting[recorded.run_id or ""] = _Waiting(text=text, window=window)
+                self._waiting[recorded.run_id or ""] = _Waiting(text=text, window=window, route=entry.route)
             case e.RunStarted():
                 self._begin(recorded)
             case e.ModelReplied():
@@ -141,7 +147,7 @@ class Transcript:
     def _begin(self, recorded: Recorded) -> None:
         run_id = recorded.run_id or ""
         waiting = self._waiting.pop(run_id, _Waiting(text="", window=self._window))
-        self._speaker, self._window = recorded.run_id, waiting.window
+        self._speaker, self._window, self._route = recorded.run_id, waiting.window, waiting.route
         self.facts.asked(f"input-{run_id}", waiting.text)
         self._append(f"input-{run_id}", recorded.offset, user_text(waiting.text), is_input=True)
 
@@ -152,7 +158,17 @@ class Transcript:
         if message.parts:
             self._append(entry.message_id, recorded.offset, message)
         self._open = {call.call_id: call for call in message.tool_calls}
+        self.continuation = self._continued_by(entry, message)
         self._result_limit = result_tokens(self._window, len(self._open))
+
+    def _continued_by(self, entry: e.ModelReplied, message: Message) -> tuple[RouteRef, Continuation] | None:
+        """A provider can go on from a whole reply whose calls it can tell apart by its own ids."""
+        ids = [call.provider_call_id for call in message.tool_calls]
+        whole = entry.finish_reason in (FinishReason.COMPLETED, FinishReason.TOOL_CALLS)
+        if self._route is None or entry.response_id is None or not whole or not all(ids) or len(set(ids)) < len(ids):
+            return None
+        known = len(self._head()) + len(self.items)
+        return self._route, Continuation(response_id=entry.response_id, known_messages=known)
 
     def _answer(self, entry: e.ToolFinished, offset: int) -> None:
         call = self._open.pop(entry.call_id, None)
@@ -178,7 +194,7 @@ class Transcript:
     # Relief
 
     def _clear(self, call_ids: frozenset[str]) -> None:
-        self.measured = None
+        self.measured = self.continuation = None
         for index, item in enumerate(self.items):
             results = (part for part in item.message.parts if isinstance(part, ToolResultPart))
             if item.message.role is Role.TOOL and any(part.call_id in call_ids for part in results):
@@ -186,7 +202,7 @@ class Transcript:
                 self._replace(index, parts, message_tokens(Message(role=Role.TOOL, parts=parts)))
 
     def _drop(self, new_head_offset: int) -> None:
-        self.measured = None
+        self.measured = self.continuation = None
         latest = self.latest_input
         kept = [item for item in self.items if item.offset >= new_head_offset or item is latest]
         self.tokens -= sum(item.tokens for item in self.items) - sum(item.tokens for item in kept)

@@ -32,6 +32,7 @@ from kheish.engine.entries import (
     ModelFailed,
     ModelReplied,
     OnInDoubt,
+    RouteRef,
     Ruling,
     ToolFinished,
     ToolIntended,
@@ -42,7 +43,7 @@ from kheish.engine.session_memory import SUMMARY_REQUEST
 from kheish.engine.state import CallState, RunState
 from kheish.engine.tokens import standing_tokens
 from kheish.engine.window import WindowPolicy, window_policy
-from kheish.providers.protocol import ModelReply, ModelRequest, ProviderError, TextDelta
+from kheish.providers.protocol import Continuation, ModelReply, ModelRequest, ProviderError, TextDelta
 from kheish.providers.structured_output import fault_in
 from kheish.tools.limits import ToolRuntimeLimits
 from kheish.tools.protocol import OutputEmitted, Prepared, Replay, TodosWritten, ToolCall, ToolContext, ToolOutcome
@@ -96,12 +97,18 @@ class ModelCaller:
         self._system = system
         self._standing: tuple[tuple[str, ...], tuple[ToolSpec, ...], int] | None = None
 
-    async def call(self, run: RunState, step: CallModel, messages: tuple[Message, ...]) -> ModelReplied | ModelFailed:
+    async def call(
+        self,
+        run: RunState,
+        step: CallModel,
+        messages: tuple[Message, ...],
+        continuation: tuple[RouteRef, Continuation] | None = None,
+    ) -> ModelReplied | ModelFailed:
         """Stream one reply; deltas go to the live feed."""
         self._announce(run, step)
         try:
             spent = await self._allowance.require(run)
-            reply = await self._stream(run, step, messages)
+            reply = await self._stream(run, step, self._request(run, step, messages, continuation))
         except ProviderError as error:
             return self._failure(run, step, error)
         except Problem as problem:
@@ -167,9 +174,8 @@ class ModelCaller:
             log.warning("compaction.no_summary", run_id=run.run_id, error=str(error))
         return final
 
-    async def _stream(self, run: RunState, step: CallModel, messages: tuple[Message, ...]) -> ModelReply:
+    async def _stream(self, run: RunState, step: CallModel, request: ModelRequest) -> ModelReply:
         provider = self._models.provider_for(run.route)
-        request = self._request(run, step, messages)
         final: ModelReply | None = None
         async for item in provider.stream(request):
             match item:
@@ -185,8 +191,16 @@ class ModelCaller:
     def _priced(self, run: RunState, model: str, reply: ModelReply) -> ModelReply:
         return replace(reply, usage=self._models.terms_for(run.route).priced(model, reply.usage))
 
-    def _request(self, run: RunState, step: CallModel, messages: tuple[Message, ...]) -> ModelRequest:
+    def _request(
+        self,
+        run: RunState,
+        step: CallModel,
+        messages: tuple[Message, ...],
+        continuation: tuple[RouteRef, Continuation] | None,
+    ) -> ModelRequest:
         base = run.generation
+        route, continues = continuation or (None, None)
+        same = route is not None and (route.route_id, route.driver) == (run.route.route_id, run.route.driver)
         fallback = base.fallback_model if step.attempt - run.overflows > 1 else None
         generation: Generation = replace(
             base,
@@ -200,6 +214,7 @@ class ModelCaller:
             tools=self._tools.specs(),
             generation=generation,
             cache_key=run.session_id,
+            continues=continues if same else None,
         )
 
     def _with_call_ids(self, reply: ModelReply) -> tuple[Part, ...]:

@@ -326,8 +326,8 @@ class SessionWorker:
 
     def _start_model(self, run: RunState, step: CallModel) -> None:
         assert self.memory is not None
-        messages = self.memory.transcript.messages()
-        self._start(run, self._hands.models.call(run, step, messages), None)
+        window = self.memory.transcript
+        self._start(run, self._hands.models.call(run, step, window.messages(), window.continuation), None)
 
     async def _start_tools(self, run: RunState, step: RunTools | Settle) -> bool:
         """Record the intents and start; False when every outcome was known without running anything."""

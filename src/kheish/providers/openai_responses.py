@@ -1,11 +1,15 @@
-"""The Responses wire, stateless: every request carries the whole input. `openai`, and `xai` with its differences."""
+"""The Responses wire: `openai`, and `xai` with its differences.
+
+Where replies are stored upstream a request carries what is new since the last one; everywhere else, and when the
+provider no longer knows that reply, it carries the whole input.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.core.messages import (
@@ -27,7 +31,7 @@ from kheish.providers.model_table import (
     structures_beside_tools,
     takes_temperature,
 )
-from kheish.providers.protocol import ModelReply, ModelRequest, TextDelta
+from kheish.providers.protocol import ModelReply, ModelRequest, ProviderError, TextDelta
 from kheish.providers.responses_stream import MESSAGE_PHASE, ResponsesDecoder
 from kheish.providers.transport import ModelEndpoint
 from kheish.providers.upstream_errors import local_error
@@ -48,11 +52,13 @@ class Dialect:
     """A reply in plain text is asked for by name."""
     asks_for_a_ceiling: bool = True
     """Without a ceiling in the request the model's default is sent; else the vendor's own applies."""
+    stores: bool = False
+    """Replies are kept upstream, and requests go on from them."""
     reasons: Callable[[str], bool] = is_openai_reasoning
     structured_with_tools: Callable[[str], bool] = lambda model: True
 
 
-OPENAI = Dialect(driver=Driver.OPENAI.value)
+OPENAI = Dialect(driver=Driver.OPENAI.value, stores=True)
 XAI = Dialect(
     driver=Driver.XAI.value,
     instructions_as_message=True,
@@ -74,6 +80,19 @@ class ResponsesProvider:
 
     async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelReply]:
         """Yield the reply as it arrives; see `Provider.stream`."""
+        try:
+            async for event in self._attempt(request):
+                yield event
+        except ProviderError as error:
+            if request.continues is None or not error.lost_continuation:
+                raise
+        else:
+            return
+        # Refused before anything was said: the same call once more, with everything the provider does not know.
+        async for event in self._attempt(replace(request, continues=None)):
+            yield event
+
+    async def _attempt(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelReply]:
         body = build_body(request, self._dialect)
         async with aclosing(self._endpoint.stream(body, ResponsesDecoder(self.driver))) as events:
             async for event in events:
@@ -90,7 +109,7 @@ def build_body(request: ModelRequest, dialect: Dialect = OPENAI) -> JsonObject:
     body: JsonObject = {
         "model": request.model,
         "stream": True,
-        "store": False,
+        "store": dialect.stores,
         **_input_fields(request, dialect),
         **_text_fields(request, dialect),
         **_tool_fields(request, dialect),
@@ -100,7 +119,7 @@ def build_body(request: ModelRequest, dialect: Dialect = OPENAI) -> JsonObject:
     ceiling = generation.max_output_tokens or (caps.default if dialect.asks_for_a_ceiling else None)
     if ceiling is not None:
         body["max_output_tokens"] = min(ceiling, caps.upper)
-    if dialect.reasons(request.model):  # without it nothing could be replayed, since nothing is stored
+    if dialect.reasons(request.model):  # without it nothing could be replayed once nothing is stored
         body["include"] = ["reasoning.encrypted_content"]
     if generation.temperature is not None and takes_temperature(request.model):
         body["temperature"] = generation.temperature
@@ -110,8 +129,15 @@ def build_body(request: ModelRequest, dialect: Dialect = OPENAI) -> JsonObject:
 
 
 def _input_fields(request: ModelRequest, dialect: Dialect) -> JsonObject:
-    items: list[JsonValue] = [item for message in request.messages for item in _items(message, dialect.driver)]
+    known = request.continues if dialect.stores else None
+    messages = request.messages if known is None else request.messages[known.known_messages :]
+    items: list[JsonValue] = [
+        item for message in messages for item in _items(message, dialect.driver, answers_stored=known is not None)
+    ]
     instructions = "\n\n".join(section for section in request.system if section)
+    if known is not None:
+        fields: JsonObject = {"input": items, "previous_response_id": known.response_id}
+        return {**fields, "instructions": instructions} if instructions else fields
     if not instructions:
         return {"input": items}
     if dialect.instructions_as_message:
@@ -175,7 +201,8 @@ def _reasoning_fields(reasoning: Reasoning | None, dialect: Dialect) -> JsonObje
     return {"reasoning": fields} if fields else {}
 
 
-def _items(message: Message, driver: str) -> Iterable[JsonObject]:
+def _items(message: Message, driver: str, *, answers_stored: bool) -> Iterable[JsonObject]:
+    """``answers_stored``: the calls were not sent by us, so they have the provider's own ids."""
     if message.role is Role.ASSISTANT:
         yield from _assistant_items(message, driver)
         return
@@ -183,7 +210,8 @@ def _items(message: Message, driver: str) -> Iterable[JsonObject]:
     for part in message.parts:
         if isinstance(part, ToolResultPart):
             output = output_text(part, mark_error=True)
-            yield {"type": "function_call_output", "call_id": wire_call_id(part.call_id), "output": output}
+            own = part.provider_call_id if answers_stored else None
+            yield {"type": "function_call_output", "call_id": own or wire_call_id(part.call_id), "output": output}
         elif isinstance(part, TextPart) and part.text:
             text.append({"type": "input_text", "text": part.text})
     if text:

@@ -11,6 +11,15 @@ from kheish.core.messages import FinishReason, Generation, Message, Part, ToolSp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Continuation:
+    """The reply a request goes on from, as the provider that made it may still know it."""
+
+    response_id: str
+    known_messages: int
+    """How many of the request's messages it covers, from the first one to the reply itself."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelRequest:
     """One model call, complete: an adapter needs nothing else and remembers nothing."""
 
@@ -23,6 +32,8 @@ class ModelRequest:
     """Merged already; `generation.model` is not looked at again."""
     cache_key: str | None = None
     """Stable for one session; a hint for providers that cache prefixes."""
+    continues: Continuation | None = None
+    """For providers that keep replies: what need not be sent again. The messages are complete all the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +76,7 @@ class ProviderError(Exception):
         status: int | None = None,
         retry_after_ms: int | None = None,
         retry_max_output_tokens: int | None = None,
+        lost_continuation: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -75,6 +87,8 @@ class ProviderError(Exception):
         """The provider's own wish, capped; None when it named none."""
         self.retry_max_output_tokens = retry_max_output_tokens
         """Rule 12 of the providers spec: retry at once with this ceiling."""
+        self.lost_continuation = lost_continuation
+        """The provider does not go on from the reply the request named."""
 
 
 class Provider(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 import httpx2
@@ -96,9 +97,10 @@ class ProviderRegistry:
                     betas=route.anthropic_beta_headers,
                 )
             case Driver.OPENAI:
-                from kheish.providers.openai_responses import ResponsesProvider
+                from kheish.providers.openai_responses import OPENAI, ResponsesProvider
 
-                return ResponsesProvider(self._endpoint(route, self._openai_headers(route)))
+                dialect = replace(OPENAI, stores=route.store)
+                return ResponsesProvider(self._endpoint(route, self._openai_headers(route)), dialect)
             case Driver.XAI:
                 from kheish.providers.openai_responses import XAI, ResponsesProvider
 

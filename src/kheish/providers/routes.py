@@ -87,6 +87,8 @@ class Route:
     base_url: str | None = None
     organization: Setting | None = None
     project: Setting | None = None
+    store: bool = True
+    """Of a vendor that can: replies are kept upstream, and requests go on from them."""
     anthropic_version: str = "2023-06-01"
     anthropic_beta_headers: tuple[str, ...] = ()
     context_window_tokens: int | None = None

@@ -26,7 +26,7 @@ _OWN_AUTH = (
     "anthropic_credentials_file",
 )  # fmt: skip
 _OPENAI_ONLY = (
-    "organization", "organization_env", "project", "project_env", "openai_auth_source", "openai_auth_file",
+    "organization", "organization_env", "project", "project_env", "openai_auth_source", "openai_auth_file", "store",
 )  # fmt: skip
 _ANTHROPIC_ONLY = (
     "anthropic_auth_source", "anthropic_credentials_file", "anthropic_version", "anthropic_beta_headers",
@@ -130,6 +130,7 @@ def _route(route_id: str, table: Table, environ: Mapping[str, str], root: Path) 
             route,
             organization=_setting(table, "organization", environ),
             project=_setting(table, "project", environ),
+            store=table.flag("store") is not False,
         )
     if driver is Driver.ANTHROPIC:
         route = replace(

@@ -96,6 +96,7 @@ def upstream_error(
         status=known,
         retry_after_ms=_wish_in(error) if retry_after_ms is None else retry_after_ms,
         retry_max_output_tokens=ceiling,
+        lost_continuation=known in (400, 404) and "previous_response" in text,
     )
 
 
