@@ -252,3 +252,25 @@ def test_the_server_itself_refuses_an_open_address(tmp_path: Path) -> None:
     control_plane.require_boundary("::1")
     with pytest.raises(BoundaryRefused):
         control_plane.require_boundary("0.0.0.0")
+
+
+async def test_the_status_tells_which_tokens_work(tmp_path: Path) -> None:
+    admin, reader = tmp_path / "admin", tmp_path / "reader"
+    admin.write_text(ADMIN)
+    reader.write_text(READER)
+    files = {"http_admin_token_file": str(admin), "http_readonly_token_file": str(reader)}
+    async with guarded(tmp_path, http_admin_token=None, http_readonly_token=None, **files) as house:
+
+        async def status(token: str) -> tuple[dict[str, Any], list[str]]:
+            found = (await house.client.get("/v1/status", headers=bearer(token))).json()
+            return found["control_plane"], [warning["code"] for warning in found["health"]["warnings"]]
+
+        good, quiet = await status(ADMIN)
+        admin.write_text("")
+        broken, warned = await status(READER)
+
+    assert (good["auth_token_file_count"], good["auth_token_file_error_count"], quiet) == (2, 0, [])
+    assert good["auth_token_files"] == [{"path": str(path), "token_loaded": True} for path in (admin, reader)]
+    assert broken["auth_token_file_error_count"] == 1
+    assert warned == ["auth_token_file_unreadable", "auth_no_admin_token"]
+    assert "hunter2" not in str(good) + str(broken)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from kheish.core.redaction import Redactor
 from kheish.daemon import logs
 
 
@@ -31,7 +32,7 @@ def fail() -> None:
 def test_a_logged_failure_shows_where_it_happened_and_no_local_variables(
     log_format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.configure(log_format=log_format, log_level="info")
+    logs.configure(log_format=log_format, log_level="info", redactor=Redactor())
     for log in (structlog.get_logger("ours"), logging.getLogger("of a library")):
         try:
             fail()
@@ -47,7 +48,7 @@ def test_a_logged_failure_shows_where_it_happened_and_no_local_variables(
 
 
 def test_a_request_cancelled_at_shutdown_is_no_crash(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(log_format="json", log_level="info")
+    logs.configure(log_format="json", log_level="info", redactor=Redactor())
     server = logging.getLogger("uvicorn.error")
     for error in (asyncio.CancelledError("timeout"), RuntimeError("a real one")):
         server.error("Exception in ASGI application", exc_info=error)
@@ -55,3 +56,20 @@ def test_a_request_cancelled_at_shutdown_is_no_crash(capsys: pytest.CaptureFixtu
 
     assert said.count("Exception in ASGI application") == 1
     assert "a real one" in said
+
+
+@pytest.mark.parametrize("log_format", ["pretty", "json"])
+def test_a_known_secret_reaches_no_line(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    redactor = Redactor()
+    redactor.add(['hunter2-"quoted"-ü', "hunter2-plain"])
+    logs.configure(log_format=log_format, log_level="info", redactor=redactor)
+    for log in (structlog.get_logger("ours"), logging.getLogger("of a library")):
+        try:
+            raise RuntimeError("hunter2-plain was refused")
+        except RuntimeError as error:
+            log.error('key hunter2-"quoted"-ü', exc_info=error)
+    structlog.get_logger("ours").info("x", detail={"key": "hunter2-plain"})
+    said = capsys.readouterr().err
+
+    assert "hunter2" not in said
+    assert said.count("[redacted]") >= 5

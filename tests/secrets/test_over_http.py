@@ -162,3 +162,32 @@ async def test_a_route_whose_secret_does_not_exist_stops_the_start(tmp_path: Pat
     with pytest.raises(RoutesError, match=r"the secret slot 'local.key' does not exist"):
         async with open_daemon(from_options(options, ENV)):
             pass
+
+
+SHOW = """
+[[rules]]
+name = "show the key"
+when = { turn = 0, user = "show" }
+calls = [{ tool = "bash", input = { command = "cat key; echo \\"{\\\\\\"k\\\\\\": \\\\\\"$(cat key)\\\\\\"}\\" >&2" } }]
+
+[fallback]
+text = "I saw: ${result}"
+"""
+
+
+async def test_a_secret_a_command_prints_is_masked_before_anyone_sees_it(tmp_path: Path) -> None:
+    for secret in ("hunter2-first-key", "hunter2-second-key"):
+        offline.set_slot(tmp_path / "state", record(secret), ENV)
+    async with opened(tmp_path, script=SHOW, environ=ENV, permission_mode="bypassPermissions") as house:
+        await house.post("/v1/runtime/secrets", record("hunter2-third-key"))
+        await house.session()
+        for secret in ("hunter2-second-key", "hunter2-third-key"):
+            (house.workspace / "key").write_text(secret)
+            await house.submit("show")
+            await house.settled()
+        events = await house.get("/v1/sessions/s/events")
+
+    assert "[redacted]" in events.text
+    assert "hunter2" not in events.text
+    for path in (tmp_path / "state").rglob("*"):
+        assert not path.is_file() or b"hunter2" not in path.read_bytes(), path

@@ -146,6 +146,39 @@ class ControlPlane:
         if self._tokens is None and not ipaddress.ip_address(bind_host).is_loopback:
             raise BoundaryRefused(f"Listening on {bind_host} without tokens is never possible.")
 
+    def status(self) -> JsonObject:
+        """What the status shows of access; never a token."""
+        files = [] if self._tokens is None else self._tokens.files
+        loaded = [file.digest() is not None for file in files]
+        return {
+            "auth_enabled": self.enabled,
+            "auth_duplicate_token": self._tokens is not None and self._tokens.duplicate,
+            "auth_token_file_count": len(files),
+            "auth_token_file_error_count": loaded.count(False),
+            "auth_token_files": [
+                {"path": str(file.path), "token_loaded": works} for file, works in zip(files, loaded, strict=True)
+            ],
+            "externally_exposed_without_auth": False,
+            "cors_policy": self._cors.name,
+            "cors_allowed_origin_count": len(self._cors.origins),
+        }
+
+    def warnings(self) -> list[JsonObject]:
+        """What an operator should know about the tokens, as health warnings."""
+        if self._tokens is None:
+            return []
+        found: list[JsonObject] = []
+        for file in self._tokens.files:
+            if file.digest() is None:
+                message = f"the token file {file.path} is missing, blank or unreadable: its token opens nothing"
+                found.append(_warning("auth_token_file_unreadable", message, "Put a token into the file."))
+        if self._tokens.admin.digest() is None:
+            found.append(_warning("auth_no_admin_token", "nobody can change anything", "Restore the admin token."))
+        if self._tokens.duplicate:
+            message = "the admin token and the read-only token are the same: no token opens anything"
+            found.append(_warning("auth_duplicate_token", message, "Give two different tokens."))
+        return found
+
     def check(self, call: Call) -> Refusal | None:
         """None when the call's token opens what it asks for."""
         if self._tokens is None:
@@ -193,3 +226,7 @@ class ControlPlane:
             record.update((key, printable(value)) for key, value in optional.items() if value is not None)
             self._audit.append(record)
         return verdict is not Verdict.COUNTED
+
+
+def _warning(code: str, message: str, action: str) -> JsonObject:
+    return {"severity": "error", "code": code, "message": message, "action": action}

@@ -38,6 +38,8 @@ class SlotMode(StrEnum):
     OAUTH_ACCOUNT = "oauth_account"
 
 
+_SHOWN = frozenset({"kind", "organization", "project", "issuer", "resource", "scopes", "server_name"})
+"""Texts of a state that are no secrets."""
 _EARLIER_SPELLINGS = {"mcp_o_auth": "mcp_oauth", "o_auth_account": "oauth_account"}
 _SUMMARIES = {
     SlotMode.OPAQUE_SECRET: "opaque secret",
@@ -71,6 +73,10 @@ class Slot:
         """The key or value itself; None for an account, which has more than one."""
         value = self.state.get("value" if self.mode is SlotMode.OPAQUE_SECRET else "api_key")
         return value if isinstance(value, str) else None
+
+    def secrets(self) -> list[str]:
+        """Every text of the state that nobody may see."""
+        return [text for name, text in self.state.items() if isinstance(text, str) and name not in _SHOWN]
 
     def text(self, name: str) -> str | None:
         """Another text of the state, such as `organization`."""

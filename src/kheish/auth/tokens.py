@@ -83,6 +83,17 @@ class Tokens:
     admin: Token
     read_only: Token | None = None
 
+    @property
+    def duplicate(self) -> bool:
+        """Both tokens are the same right now: nothing is opened."""
+        read_only = None if self.read_only is None else self.read_only.digest()
+        return read_only is not None and read_only == self.admin.digest()
+
+    @property
+    def files(self) -> list[FileToken]:
+        """The tokens that come from files."""
+        return [token for token in (self.admin, self.read_only) if isinstance(token, FileToken)]
+
     def access_of(self, presented: bytes) -> Access | None:
         """What ``presented`` opens; None when it opens nothing.
 

@@ -20,6 +20,7 @@ from kheish.auth.secret_store import SecretStore
 from kheish.core.clock import Clock, SystemClock
 from kheish.core.ids import IdSource, RandomIds
 from kheish.core.problems import Problem
+from kheish.core.redaction import Redactor
 from kheish.daemon.app import build_app, with_edge
 from kheish.daemon.settings import Settings
 from kheish.daemon.status import StatusBoard
@@ -115,6 +116,7 @@ async def open_daemon(
     clock: Clock | None = None,
     ids: IdSource | None = None,
     open_database: OpenDatabase = SqliteDatabase,
+    redactor: Redactor | None = None,
 ) -> AsyncIterator[Daemon]:
     """Take the state root, build the daemon and, on exit, stop it in reverse order.
 
@@ -143,6 +145,7 @@ async def open_daemon(
         stack.push_async_callback(providers.aclose)
         parts = _Parts(
             settings=settings,
+            redactor=_knowing(redactor or Redactor(), inventory, secret_store),
             lock=lock,
             secret_store=secret_store,
             inventory=inventory,
@@ -174,6 +177,12 @@ class _Parts:
     supervisor: Supervisor
     clock: Clock
     ids: IdSource
+    redactor: Redactor
+
+    def secret_changed(self, slot_id: str) -> None:
+        """A secret was written or removed: what was made with it is made anew, what it was is still masked."""
+        self.providers.secret_changed(slot_id)
+        self.redactor.add(secret for slot in self.secret_store.slots.values() for secret in slot.secrets())
 
 
 def _control_plane(parts: _Parts) -> ControlPlane:
@@ -187,7 +196,7 @@ def _control_plane(parts: _Parts) -> ControlPlane:
 
 def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     settings, database, feed = parts.settings, parts.database, parts.feed
-    tools = ToolRuntime(ToolRegistry(builtin_tools(ShellEnvironment().variables(settings.environ))))
+    tools = ToolRuntime(ToolRegistry(builtin_tools(ShellEnvironment().variables(settings.environ))), parts.redactor)
     permissions = RulePermissions(mode=permission_mode(settings.permission_mode))
     runtime = _runtime(parts, permissions, tools)
     database.run_offline(runtime.restore)
@@ -211,7 +220,7 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     streams = Streams()
     checks = PermissionChecks(permissions=permissions, sessions=sessions, tool_names=tools.names)
     work = _work(parts, engine, sessions, ledger, runtime)
-    secrets = Secrets(store=parts.secret_store, clock=parts.clock, changed=parts.providers.secret_changed)
+    secrets = Secrets(store=parts.secret_store, clock=parts.clock, changed=parts.secret_changed)
     metrics = Metrics(registry, take=_readings(parts, board, engine, observed, ledger, sessions).take)
     retention = Retention(database=database, clock=parts.clock)
     services = (secrets, retention, sessions, ledger, runtime, board, feed, streams, checks, metrics, *work)
@@ -383,6 +392,13 @@ class StateRootUnusable(Problem):
     """The state root cannot be used."""
 
     domain, code, status = "storage", "state_root_unusable", 500
+
+
+def _knowing(redactor: Redactor, inventory: RouteInventory, store: SecretStore) -> Redactor:
+    """Everything secret that this daemon starts with."""
+    redactor.add(route.api_key.value for route in inventory.routes if route.api_key and route.api_key.value)
+    redactor.add(secret for slot in store.slots.values() for secret in slot.secrets())
+    return redactor
 
 
 def _routes(settings: Settings, keys: SecretStore) -> RouteInventory:

@@ -8,6 +8,8 @@ import sys
 
 import structlog
 
+from kheish.core.redaction import Redactor
+
 _LEVELS = {
     "error": logging.ERROR,
     "warn": logging.WARNING,
@@ -17,7 +19,7 @@ _LEVELS = {
 }
 
 
-def configure(*, log_format: str, log_level: str) -> None:
+def configure(*, log_format: str, log_level: str, redactor: Redactor) -> None:
     """Send our events and the warnings of libraries to stderr in one form."""
     pretty = log_format == "pretty" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -32,6 +34,7 @@ def configure(*, log_format: str, log_level: str) -> None:
         ]
     else:
         final = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    final.append(_redacting(redactor))
     structlog.configure(
         processors=[*shared, *final],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[log_level]),
@@ -49,6 +52,15 @@ def configure(*, log_format: str, log_level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(_LEVELS[log_level], logging.WARNING))
+
+
+def _redacting(redactor: Redactor) -> structlog.typing.Processor:
+    """The last step: whatever way a secret took into a line, it does not leave with it."""
+
+    def redact(logger: object, method: str, line: structlog.typing.EventDict) -> str:
+        return redactor.text(str(line))
+
+    return redact
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:

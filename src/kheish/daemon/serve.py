@@ -16,6 +16,7 @@ import uvicorn
 import uvloop
 
 from kheish.core.problems import Problem
+from kheish.core.redaction import Redactor
 from kheish.daemon import logs
 from kheish.daemon.composition import Daemon, open_daemon
 from kheish.daemon.settings import Settings, from_options
@@ -41,9 +42,10 @@ def main(options: dict[str, object]) -> int:
     """Run `serve` until a signal ends it; returns the exit status."""
     try:
         settings = from_options(options)
-        logs.configure(log_format=settings.log_format, log_level=settings.log_level)
+        redactor = Redactor()
+        logs.configure(log_format=settings.log_format, log_level=settings.log_level, redactor=redactor)
         _close_to_children()
-        return uvloop.run(_serve(settings))
+        return uvloop.run(_serve(settings, redactor))
     except Problem as problem:
         sys.stderr.write(f"error: {problem.detail}\n")
         return 1
@@ -55,12 +57,12 @@ def _close_to_children() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, redactor: Redactor) -> int:
     stop = _Stop()
     stop.watch()
     if settings.max_turns == 0:
         log.warning("daemon.no_turn_ceiling", variable="KHEISH_AGENT_MAX_TURNS")
-    async with open_daemon(settings) as daemon:
+    async with open_daemon(settings, redactor=redactor) as daemon:
         daemon.control_plane.require_boundary(settings.bind_host)
         with contextlib.closing(_bind(settings)) as listener:
             daemon.board.bind_addr = _address(listener)

@@ -110,7 +110,7 @@ class StatusBoard:
         storage = await self._storage(now)
         readiness = self._readiness()
         events = self._feed.status()
-        warnings = _warnings(storage, runs, readiness, events)
+        warnings = [*_warnings(storage, runs, readiness, events), *self._control_plane.warnings()]
         statistics = self._database.statistics
         return {
             "snapshot_at_ms": now,
@@ -122,10 +122,7 @@ class StatusBoard:
             "control_plane": {
                 "bind_addr": self.bind_addr,
                 "base_url": self.base_url,
-                "auth_enabled": self._control_plane.enabled,
-                "externally_exposed_without_auth": False,
-                "cors_policy": self._control_plane.cors.name,
-                "cors_allowed_origin_count": len(self._control_plane.cors.origins),
+                **self._control_plane.status(),
             },
             "storage": storage,
             "provider_readiness": readiness,

@@ -11,6 +11,7 @@ import structlog
 
 from kheish.core.jsonvalue import JsonObject, encode
 from kheish.core.messages import ToolSpec
+from kheish.core.redaction import Redactor
 from kheish.tools.limits import ToolRuntimeLimits
 from kheish.tools.protocol import (
     SANDBOX_ORDER,
@@ -77,8 +78,9 @@ def _over_quota(tool: str, quota: str, limit: int, actual: int, *, effects: Tool
 class ToolRuntime:
     """The engine's door to tools."""
 
-    def __init__(self, registry: ToolRegistry) -> None:
+    def __init__(self, registry: ToolRegistry, redactor: Redactor | None = None) -> None:
         self._registry = registry
+        self._redactor = redactor or Redactor()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -149,7 +151,7 @@ class ToolRuntime:
         try:
             async with asyncio.timeout(timeout_ms / 1000):
                 outcome = await prepared.run()
-            return budget.charge(descriptor.name, outcome)
+            return budget.charge(descriptor.name, self._redacted(outcome))
         except TimeoutError:
             return failure(f"{descriptor.name} timed out after {timeout_ms} ms", tool=descriptor.name)
         # The same boundary as in `prepare`.
@@ -163,11 +165,16 @@ class ToolRuntime:
             return None
         ready = replace(call, input=self.normalised_input(call))
         try:
-            return await cast("Tool", tool).settle(ready, facts, context)
+            known = await cast("Tool", tool).settle(ready, facts, context)
+            return None if known is None else self._redacted(known)
         # Looking may fail as well; then nothing is known.
         except Exception as error:
             log.warning("tool.settle_failed", tool=call.name, error=type(error).__name__)
             return None
+
+    def _redacted(self, outcome: ToolOutcome) -> ToolOutcome:
+        """Before anybody sees it: a command may print what it should not have found."""
+        return replace(outcome, output=self._redactor.value(outcome.output))
 
     def _broken(self, name: str, error: Exception) -> ToolOutcome:
         log.error("tool.failed", tool=name, error=type(error).__name__, exc_info=error)
