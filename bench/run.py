@@ -13,15 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 
+from bench.boot import boot
+from bench.long_session import long_session
+from bench.processes import child, serve
+
 HERE = Path(__file__).parent
-START_DEADLINE_S = 30.0
 ROUTES = """
 [routes.bench]
 driver = "openai_compatible"
@@ -47,33 +49,6 @@ def rows(quick: bool) -> list[Row]:
                 Row(name=f"{label}, {sessions} sessions", content=content, sessions=sessions, runs=runs * scale)
             )
     return made
-
-
-@contextmanager
-def child(command: list[str], log: Path) -> Iterator[str]:
-    """A process that says `ready <url>` or logs it as JSON; stopped on exit."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-    try:
-        yield _url(process, log)
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def _url(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + START_DEADLINE_S
-    while time.monotonic() < deadline and process.poll() is None:
-        for line in log.read_text().splitlines():
-            if line.startswith("ready "):
-                return line.removeprefix("ready ")
-            if '"daemon.ready"' in line:
-                return str(json.loads(line)["url"])
-        time.sleep(0.02)
-    raise SystemExit(f"{process.args!r} did not start:\n{log.read_text()}")
 
 
 async def drive(url: str, row: Row, tag: str, create: bool) -> tuple[float, list[float]]:
@@ -105,14 +80,12 @@ def measure(quick: bool) -> list[dict[str, object]]:
         workspace.mkdir()
         (workspace / "note.txt").write_text("a note\n")
         python = sys.executable
-        model = stack.enter_context(child([python, str(HERE / "model_server.py")], root / "model.log"))
+        model = stack.enter_context(child([python, str(HERE / "model_server.py")], root / "model.log")).url
         (root / "routes.toml").write_text(ROUTES.format(url=model))
         floor_command = [python, str(HERE / "floor.py"), str(root / "floor.db"), str(workspace), model]
-        floor = stack.enter_context(child(floor_command, root / "floor.log"))
-        daemon_command = [python, "-m", "kheish", "serve", "--bind", "127.0.0.1:0", "--log-format", "json"]
-        daemon_command += ["--state-root", str(root / "state")]
-        daemon_command += ["--workspace-root", str(workspace), "--routes-file", str(root / "routes.toml")]
-        daemon = stack.enter_context(child(daemon_command, root / "daemon.log"))
+        floor = stack.enter_context(child(floor_command, root / "floor.log")).url
+        daemon_command = serve(state=root / "state", workspace=workspace, routes=root / "routes.toml")
+        daemon = stack.enter_context(child(daemon_command, root / "daemon.log")).url
         return [_compare(row, floor, daemon, rounds=3) for row in rows(quick)]
 
 
@@ -170,7 +143,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a quarter of the runs")
     options = parser.parse_args()
-    found = [start_up(rounds=5), *measure(options.quick)]
+    found = [
+        start_up(rounds=5),
+        boot(rounds=2 if options.quick else 5),
+        *long_session(turns=20 if options.quick else 80),
+        *measure(options.quick),
+    ]
     results = HERE / "results"
     results.mkdir(exist_ok=True)
     (results / "latest.json").write_text(json.dumps(found, indent=2) + "\n")

@@ -29,7 +29,7 @@ from kheish.engine.budgets import Allowance
 from kheish.engine.engine import Engine
 from kheish.engine.journal import DatabaseJournal
 from kheish.engine.observing import ObservedJournal
-from kheish.engine.ports import Journal
+from kheish.engine.ports import Journal, Projection
 from kheish.engine.prompt import system_prompt
 from kheish.engine.state import RunState
 from kheish.http.sse import Streams
@@ -200,7 +200,7 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     permissions = RulePermissions(mode=permission_mode(settings.permission_mode))
     runtime = _runtime(parts, permissions, tools)
     database.run_offline(runtime.restore)
-    journal = DatabaseJournal(database, (RunsProjection(feed), SessionsProjection(feed), UsageProjection()))
+    journal = DatabaseJournal(database, projections(feed))
     registry = CollectorRegistry()
     tracer = None if parts.spans is None else Tracer(parts.spans, clock=parts.clock, tool_names=tools.names)
     recorder = Recorder(registry, tool_names=tools.names)
@@ -235,6 +235,11 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
         supervisor=parts.supervisor,
         unfinished=tuple(database.run_offline(runs_store.live_sessions)),
     )
+
+
+def projections(feed: Feed) -> tuple[Projection, ...]:
+    """Every table that is kept in step with the journal."""
+    return (RunsProjection(feed), SessionsProjection(feed), UsageProjection())
 
 
 def _runtime(parts: _Parts, permissions: RulePermissions, tools: ToolRuntime) -> Runtime:

@@ -16,7 +16,7 @@ from kheish.engine.budgets import Allowance
 from kheish.engine.effects import ModelCaller, ToolCaller
 from kheish.engine.entries import OnRestart, RunStatus
 from kheish.engine.judge import Judge
-from kheish.engine.memory import SessionMemory
+from kheish.engine.memory import SessionMemory, remembered
 from kheish.engine.ports import Journal, LiveEvents, Models, Proposal, RecoveryCounts, Rule
 from kheish.engine.state import RunState, SessionState
 from kheish.engine.timers import TimerService
@@ -224,11 +224,14 @@ class Engine:
 
     async def _recover(self, session_id: str) -> None:
         try:
-            for recorded in await self._in_doubt(session_id):
-                killed = await asyncio.to_thread(kill_orphans, recorded.facts)
+            memory = await remembered(self._journal, session_id)
+            for intent in _in_flight(memory.state):
+                killed = await asyncio.to_thread(kill_orphans, intent.facts)
                 if killed:
                     self.recovered.killed_processes += killed
                     log.warning("recovery.orphans_killed", session_id=session_id, processes=killed)
+            # The session's task takes it from there: the journal is read once.
+            self._remember(session_id, memory)
             await self.transition(session_id, self._at_boot)
         except Problem as problem:
             # A damaged session stays as it is; the rest of the daemon goes on.
@@ -238,16 +241,6 @@ class Engine:
         except Exception:
             self.recovered.failed_sessions += 1
             log.exception("recovery.session_crashed", session_id=session_id)
-
-    async def _in_doubt(self, session_id: str) -> list[e.ToolIntended]:
-        found: dict[str, e.ToolIntended] = {}
-        for recorded in await self._journal.load(session_id):
-            match recorded.entry:
-                case e.ToolIntended() as intent:
-                    found[intent.call_id] = intent
-                case e.ToolFinished(call_id=call_id):
-                    found.pop(call_id, None)
-        return list(found.values())
 
     def _wake(self, session_id: str, due_ms: int) -> None:
         if self._draining:
@@ -315,6 +308,13 @@ def _read_exception(done: asyncio.Future[SessionState]) -> None:
     """The worker says in the log what failed; nobody else waits for this command."""
     if not done.cancelled():
         done.exception()
+
+
+def _in_flight(state: SessionState) -> list[e.ToolIntended]:
+    """The intents without an outcome: what they began may still be running."""
+    if state.active is None:
+        return []
+    return [call.intent for call in state.active.calls if call.intent is not None and call.in_doubt]
 
 
 def _nothing(state: SessionState, now_ms: int) -> Sequence[Proposal]:

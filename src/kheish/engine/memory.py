@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kheish.engine.context import Transcript
 from kheish.engine.entries import Recorded
-from kheish.engine.state import RunState, SessionState
+from kheish.engine.journal import JournalDamaged
+from kheish.engine.ports import Journal
+from kheish.engine.state import RunState, SessionState, advance
+
+_FOLDED_AT_ONCE = 500
+"""Entries; about ten milliseconds."""
 
 
 @dataclass(slots=True)
@@ -17,6 +24,32 @@ class SessionMemory:
     transcript: Transcript
     """Of what is durable."""
     last_at_ms: int = 0
+
+
+async def remembered(journal: Journal, session_id: str) -> SessionMemory:
+    """Fold a session's journal.
+
+    Raises:
+        JournalDamaged: an entry cannot be read or makes no sense.
+    """
+    entries = await journal.load(session_id)
+    if len(entries) < _FOLDED_AT_ONCE:
+        return _folded(session_id, entries)
+    # A long one takes a while: the other sessions go on.
+    return await asyncio.to_thread(_folded, session_id, entries)
+
+
+def _folded(session_id: str, entries: Sequence[Recorded]) -> SessionMemory:
+    memory = SessionMemory(state=SessionState(session_id=session_id), transcript=Transcript())
+    for recorded in entries:
+        try:
+            memory.state = advance(memory.state, recorded)
+            memory.transcript.extend(recorded)
+        # Well-formed JSON that no release wrote: whatever it breaks, the entry is what is wrong.
+        except Exception as error:
+            raise JournalDamaged(session_id, recorded.offset) from error
+        memory.last_at_ms = recorded.at_ms
+    return memory
 
 
 @dataclass(slots=True)

@@ -14,7 +14,6 @@ from kheish.core.clock import Clock
 from kheish.core.problems import Problem, StoreUnavailable
 from kheish.engine import entries as e
 from kheish.engine.asking import in_doubt, question
-from kheish.engine.context import Transcript
 from kheish.engine.decide import (
     AskHuman,
     AskPermission,
@@ -30,9 +29,8 @@ from kheish.engine.decide import (
 )
 from kheish.engine.effects import ModelCaller, ToolBatch, ToolCaller
 from kheish.engine.entries import Recorded, RunStatus
-from kheish.engine.journal import JournalDamaged
 from kheish.engine.judge import Judge
-from kheish.engine.memory import Buffer, SessionMemory
+from kheish.engine.memory import Buffer, SessionMemory, remembered
 from kheish.engine.ports import Journal, Proposal, Rule, Transition
 from kheish.engine.relief import relieve
 from kheish.engine.state import CallState, RunState, SessionState, advance, apply
@@ -163,19 +161,8 @@ class SessionWorker:
         return progressing or bool(self._inbox)
 
     async def _load(self) -> None:
-        if self.memory is not None:
-            self._mark_durable()
-            return
-        memory = SessionMemory(state=SessionState(session_id=self.session_id), transcript=Transcript())
-        for recorded in await self._hands.journal.load(self.session_id):
-            try:
-                memory.state = advance(memory.state, recorded)
-                memory.transcript.extend(recorded)
-            # Well-formed JSON that no release wrote: whatever it breaks, the entry is what is wrong.
-            except Exception as error:
-                raise JournalDamaged(self.session_id, recorded.offset) from error
-            memory.last_at_ms = recorded.at_ms
-        self.memory = memory
+        if self.memory is None:
+            self.memory = await remembered(self._hands.journal, self.session_id)
         self._mark_durable()
 
     # Commands: rules of the capabilities

@@ -1,0 +1,64 @@
+"""Processes of the bench: started, found by the line that says where they listen, stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+START_DEADLINE_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Child:
+    """A process that listens."""
+
+    url: str
+    pid: int
+
+    def cpu_s(self) -> float | None:
+        """Processor time so far; None where the system has no /proc."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def child(command: list[str], log: Path) -> Iterator[Child]:
+    """A process that says `ready <url>` or logs it as JSON; stopped on exit."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        yield Child(url=_url(process, log), pid=process.pid)
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def serve(*, state: Path, workspace: Path, routes: Path, bind: str = "127.0.0.1:0") -> list[str]:
+    """The command of a daemon."""
+    command = [sys.executable, "-m", "kheish", "serve", "--bind", bind, "--log-format", "json"]
+    return [*command, "--state-root", str(state), "--workspace-root", str(workspace), "--routes-file", str(routes)]
+
+
+def _url(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + START_DEADLINE_S
+    while time.monotonic() < deadline and process.poll() is None:
+        for line in log.read_text().splitlines():
+            if line.startswith("ready "):
+                return line.removeprefix("ready ")
+            if '"daemon.ready"' in line:
+                return str(json.loads(line)["url"])
+        time.sleep(0.02)
+    raise SystemExit(f"{process.args!r} did not start:\n{log.read_text()}")
