@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -227,6 +228,30 @@ def test_it_works_under_uvloop(tmp_path: Path) -> None:
 
     assert output(outcome)["exit_code"] == 2
     wait_until_gone(int(str(output(outcome)["stdout"])))
+
+
+def test_under_uvloop_no_descriptor_is_closed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead: list[int] = []
+    close = os.close
+
+    def is_open(descriptor: int) -> bool:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            dead.append(descriptor)
+            return False
+        return True
+
+    class Watched(io.FileIO):
+        def close(self) -> None:
+            if not self.closed and is_open(self.fileno()):
+                super().close()
+
+    monkeypatch.setattr(os, "fdopen", lambda descriptor, mode, **_: Watched(descriptor, mode))
+    monkeypatch.setattr(os, "close", lambda descriptor: close(descriptor) if is_open(descriptor) else None)
+    uvloop.run(bash(tmp_path, "echo out; echo err >&2"))
+
+    assert dead == []
 
 
 _DAEMON = """

@@ -262,15 +262,28 @@ class _Kept:
 
 
 async def _read(end: int, kept: _Kept) -> None:
-    reader = asyncio.StreamReader()
+    """Read a pipe to its end and close it.
+
+    Not with `connect_read_pipe`: uvloop closes the descriptor of its file twice, and the second close may hit whatever
+    another thread has opened in between, the database's files among them.
+    """
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(end, "rb", buffering=0)
-    )
+    readable = asyncio.Event()
+    os.set_blocking(end, False)
+    loop.add_reader(end, readable.set)
     try:
-        while chunk := await reader.read(KEPT_BYTES):
+        while True:
+            await readable.wait()
+            readable.clear()
+            try:
+                chunk = os.read(end, KEPT_BYTES)
+            except BlockingIOError:
+                continue
+            if not chunk:
+                return
             room = KEPT_BYTES - len(kept.content)
             kept.content += chunk[:room]
             kept.truncated = kept.truncated or len(chunk) > room
     finally:
-        transport.close()
+        loop.remove_reader(end)
+        os.close(end)
