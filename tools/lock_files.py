@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNTIME = "requirements.lock"
+OTEL = "requirements-otel.lock"
 DEV = "requirements-dev.lock"
 QUARANTINE = timedelta(days=7)
 """A release younger than this is not locked: most bad releases are withdrawn within days."""
@@ -27,7 +28,7 @@ _LINE = re.compile(
 
 
 def write() -> None:
-    """Resolve again for Linux and macOS; the runtime lock takes its versions from the development lock."""
+    """Resolve again for Linux and macOS; the other locks take their versions from the development lock."""
     before = (datetime.now(UTC) - QUARANTINE).strftime("%Y-%m-%dT00:00:00Z")
     shared = [
         "--universal",
@@ -40,7 +41,11 @@ def write() -> None:
     ]
     silent = ["--no-header", "--no-emit-index-url", "--no-emit-find-links", "--quiet"]
     compile_one = [sys.executable, "-m", "uv", "pip", "compile", "--upgrade", *shared, *silent, "pyproject.toml"]
-    for target in (["--extra", "dev", "-o", DEV], ["-c", DEV, "-o", RUNTIME]):
+    for target in (
+        ["--extra", "dev", "-o", DEV],
+        ["-c", DEV, "-o", RUNTIME],
+        ["-c", DEV, "--extra", "otel", "-o", OTEL],
+    ):
         subprocess.run([*compile_one, *target], cwd=ROOT, env=_environment(), check=True, stdout=subprocess.DEVNULL)
     check()
 
@@ -48,15 +53,18 @@ def write() -> None:
 def check() -> None:
     """Exit 1 when a lock file holds anything but pins, hashes and package names, or misses a requirement."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    runtime = project["dependencies"]
-    texts = {lock: (ROOT / lock).read_text() for lock in (RUNTIME, DEV)}
-    wanted = {RUNTIME: runtime, DEV: [*runtime, *project["optional-dependencies"]["dev"]]}
+    runtime, extras = project["dependencies"], project["optional-dependencies"]
+    texts = {lock: (ROOT / lock).read_text() for lock in (RUNTIME, OTEL, DEV)}
+    wanted = {RUNTIME: runtime, OTEL: [*runtime, *extras["otel"]], DEV: [*runtime, *extras["dev"], *extras["otel"]]}
     found = [f"{lock}{fault}" for lock in texts for fault in faults(texts[lock], wanted[lock])]
-    pins, dev_pins = _pins(texts[RUNTIME]), _pins(texts[DEV])
-    found += [f"{RUNTIME}: {name} {pins[name]} differs from {DEV}" for name in pins if dev_pins.get(name) != pins[name]]
+    pins = {lock: _pins(text) for lock, text in texts.items()}
+    for lock in (RUNTIME, OTEL):
+        found += [
+            f"{lock}: {name} {pin} differs from {DEV}" for name, pin in pins[lock].items() if pins[DEV].get(name) != pin
+        ]
     if found:
         sys.exit("\n".join(found))
-    print(f"{len(pins)} runtime and {len(dev_pins)} development packages pinned and hashed; no index named")
+    print(f"{len(pins[RUNTIME])} runtime and {len(pins[DEV])} development packages pinned and hashed; no index named")
 
 
 def faults(text: str, requirements: list[str]) -> Iterator[str]:
