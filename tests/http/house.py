@@ -12,8 +12,9 @@ from urllib.parse import quote
 import httpx2
 
 from kheish.core.jsonvalue import decode_object
-from kheish.daemon.composition import Daemon, open_daemon
+from kheish.daemon.composition import Daemon, OpenDatabase, open_daemon
 from kheish.daemon.settings import from_options
+from kheish.store.database import SqliteDatabase
 
 DEADLINE_S = 10.0
 
@@ -188,6 +189,7 @@ async def opened(
     script: str = SCRIPT,
     routes: str = ROUTES,
     environ: Mapping[str, str] | None = None,
+    open_database: OpenDatabase = SqliteDatabase,
     **options: object,
 ) -> AsyncIterator[House]:
     """Open the daemon whose state lives under ``root``; opening it again is a restart."""
@@ -202,7 +204,8 @@ async def opened(
         **options,
     }
     # A home of its own: the login shells of tools must not run the developer's profile.
-    async with open_daemon(from_options(given, {"HOME": str(root), **(environ or {})})) as daemon:
+    settings = from_options(given, {"HOME": str(root), **(environ or {})})
+    async with open_daemon(settings, open_database=open_database) as daemon:
         await daemon.start()
         transport = httpx2.ASGITransport(app=daemon.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:

@@ -35,6 +35,12 @@ class InvalidFields(Problem):
     code, status = "daemon_error", 422
 
 
+class StoreUnreadable(Problem):
+    """The store could not be read."""
+
+    domain, code, status = "storage", "store_unreadable", 503
+
+
 class StoreUnavailable(Problem):
     """The store refused a write; nothing was changed."""
 

@@ -134,7 +134,10 @@ async def open_daemon(
         inventory = _routes(settings, secret_store)
         database = _database(settings, open_database, stack)
         feed = Feed(database, capacity=settings.event_history_capacity)
-        database.run_offline(feed.load)
+        try:
+            database.run_offline(feed.load)
+        except sqlite3.Error as error:
+            raise unusable_database(settings.state_root, error) from error
         database.subscribe(feed.publish)
         spans = open_spans(settings.tracing)
         if spans is not None:
@@ -157,7 +160,10 @@ async def open_daemon(
             clock=clock or SystemClock(),
             ids=ids or RandomIds(),
         )
-        daemon = _assemble(parts, _control_plane(parts))
+        try:
+            daemon = _assemble(parts, _control_plane(parts))
+        except sqlite3.Error as error:
+            raise unusable_database(settings.state_root, error) from error
         stack.push_async_callback(daemon.drain, _LAST_STOP_S)
         yield daemon
 
@@ -356,6 +362,15 @@ def _engine(
     )
 
 
+def unusable_database(state_root: Path, error: sqlite3.Error) -> StateRootUnusable:
+    """What to tell an operator whose database does not open."""
+    return StateRootUnusable(
+        f"The database {state_root / 'kheish.db'} cannot be used: {error}. Nothing was changed. "
+        f"Look with `kheish-daemon state verify --state-root {state_root}`, "
+        "and restore a backup with `kheish-daemon state restore`."
+    )
+
+
 def _database(settings: Settings, open_database: OpenDatabase, stack: AsyncExitStack) -> SqliteDatabase:
     path = settings.state_root / "kheish.db"
     try:
@@ -363,7 +378,7 @@ def _database(settings: Settings, open_database: OpenDatabase, stack: AsyncExitS
         stack.callback(database.close)
         database.run_offline(partial(migrate, backups=settings.state_root / "backups"))
     except sqlite3.Error as error:
-        raise StateRootUnusable(f"The database {path} cannot be opened: {error}.") from error
+        raise unusable_database(settings.state_root, error) from error
     return database
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from typing import Protocol, cast
 
 from kheish.auth.control_plane import ControlPlane
 from kheish.core.clock import Clock
 from kheish.core.jsonvalue import JsonObject, JsonValue
+from kheish.core.problems import Problem
 from kheish.daemon.probes import write_probe
 from kheish.daemon.settings import Settings
 from kheish.daemon.supervisor import Supervisor
@@ -19,10 +21,11 @@ from kheish.providers.routes import Readiness, ReadinessState, Route
 from kheish.runs.service import RunLedger
 from kheish.runtime.service import Runtime
 from kheish.sessions.service import Sessions
-from kheish.store.database import Database
+from kheish.store.database import Database, WriteStatistics
 from kheish.store.feed import Feed
 from kheish.store.lock import MECHANISM, StateLock
 
+_LISTED_SESSIONS = 20
 _PROBE_EVERY_MS = 10_000
 """A probe syncs a file; a dashboard that polls must not turn that into load."""
 
@@ -156,7 +159,8 @@ class StatusBoard:
         return {
             "checked_at_ms": checked_at_ms,
             "ok": all(probe["writable"] for probe in probes),
-            "write_error_count": self._database.statistics.failed_units,
+            **_store_health(self._database.statistics),
+            **_quarantined(self._engine.quarantined),
             "probes": cast("list[JsonValue]", probes),
             "state_root_lock": {"path": str(self._lock.path), "held": self._lock.held, "mechanism": MECHANISM},
             "session_storage": session_storage,
@@ -215,12 +219,45 @@ def _route_row(route: Route, readiness: Readiness, *, active: bool) -> JsonObjec
     return row
 
 
+def _store_health(statistics: WriteStatistics) -> JsonObject:
+    failure = statistics.last_failure
+    found: JsonObject = {
+        "store_writable": statistics.writable,
+        "write_error_count": statistics.failed_units,
+        "read_error_count": statistics.failed_reads,
+    }
+    if failure is not None:
+        found["last_error"] = {"code": failure.code, "message": failure.message, "at_ms": failure.at_ms}
+    return found
+
+
+def _quarantined(sessions: Mapping[str, Problem]) -> JsonObject:
+    listed: list[JsonValue] = [
+        {
+            "session_id": session_id,
+            "code": problem.code,
+            "message": problem.detail,
+            "action": "Run `kheish-daemon state verify`, and restore a backup to get the session back.",
+        }
+        for session_id, problem in list(sessions.items())[:_LISTED_SESSIONS]
+    ]
+    return {"quarantined_session_count": len(sessions), "quarantined_sessions": listed}
+
+
 def _warnings(storage: JsonObject, runs: JsonObject, readiness: JsonObject, events: JsonObject) -> list[JsonObject]:
     found: list[JsonObject] = []
     for probe in cast("list[JsonObject]", storage["probes"]):
         if not probe["writable"]:
             text = f"{probe['name']} is not writable: {probe['message']}"
             found.append(_warning("error", "storage_write_probe_failed", text, probe.get("action")))
+    if not storage["store_writable"]:
+        failure = cast("JsonObject", storage["last_error"])
+        text = f"the store refuses writes ({failure['message']}): runs wait, nothing new is accepted"
+        action = "Make room or repair the disk; the daemon then goes on by itself."
+        found.append(_warning("error", "store_not_writable", text, action))
+    if storage["quarantined_session_count"]:
+        text = f"{storage['quarantined_session_count']} sessions cannot go on: their journals cannot be read"
+        found.append(_warning("error", "sessions_quarantined", text, "Look at storage.quarantined_sessions."))
     lag, limit = runs.get("oldest_queued_run_age_ms"), runs["queued_run_lag_threshold_ms"]
     if isinstance(lag, int) and isinstance(limit, int) and lag >= limit:
         text = f"a run has been queued for {lag} ms"

@@ -87,6 +87,8 @@ class Engine:
         self._recent: OrderedDict[str, SessionMemory] = OrderedDict()
         self._recent_bytes = 0
         self._watchers: dict[str, list[_Watcher]] = {}
+        self.quarantined: dict[str, Problem] = {}
+        """Sessions that cannot go on, and why; the others are not affected."""
         self._unkept: set[str] = set()
         """Sessions whose last write the store refused."""
         self._draining = False
@@ -235,6 +237,7 @@ class Engine:
             await self.transition(session_id, self._at_boot)
         except Problem as problem:
             # A damaged session stays as it is; the rest of the daemon goes on.
+            self.quarantined[session_id] = problem
             self.recovered.failed_sessions += 1
             log.error("recovery.session_failed", session_id=session_id, code=problem.code, detail=problem.detail)
         # Boot is for all sessions: not even a bug met on the way of one may keep the others down.
@@ -273,12 +276,14 @@ class Engine:
         try:
             await worker.run()
             keep = True
+            self.quarantined.pop(session_id, None)
         except StoreUnavailable as problem:
             log.error("session.store_unavailable", session_id=session_id, detail=problem.detail)
             self._unkept.add(session_id)
             self.timers.set(session_id, self._clock.now_ms() + _STORE_RETRY_MS, in_ms=_STORE_RETRY_MS)
         except Problem as problem:
             log.error("session.failed", session_id=session_id, code=problem.code, detail=problem.detail)
+            self.quarantined[session_id] = problem
             self._disappoint(session_id, problem)
         # One failing session never takes the daemon down; its journal is as good as before.
         except Exception as error:

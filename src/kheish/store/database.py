@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from kheish.core.problems import Problem, StoreUnavailable
+from kheish.core.problems import Problem, StoreUnavailable, StoreUnreadable
 from kheish.store.distribution import Distribution, Spread
 from kheish.store.events import FeedEvent
 
@@ -44,10 +44,27 @@ class WriteStatistics:
     units: int
     failed_units: int
     """Units the store could not write; a unit that its own rule refused is not one of them."""
+    failed_reads: int
+    """Queries the store could not answer."""
+    last_failure: StoreFailure | None
+    """The newest refused write or read."""
+    writable: bool
+    """The newest commit went through."""
     commit_seconds: Spread
     """From the begin of each transaction to its durable end, failed ones included."""
     commit_units: Spread
     """How many units shared each commit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreFailure:
+    """One time the store refused."""
+
+    code: str
+    """store_unavailable for a write, store_unreadable for a read."""
+    message: str
+    """In the database's own words."""
+    at_ms: int
 
 
 class Database(Protocol):
@@ -63,7 +80,11 @@ class Database(Protocol):
         ...
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run ``query`` on a read-only connection off the event loop."""
+        """Run ``query`` on a read-only connection off the event loop.
+
+        Raises:
+            StoreUnreadable: the store could not answer (a damaged page, a disk that fails).
+        """
         ...
 
     @property
@@ -103,6 +124,9 @@ class SqliteDatabase:
         self._local = threading.local()
         self._reader_connections: list[sqlite3.Connection] = []
         self._commits = self._units = self._failed = 0
+        self._failed_reads = 0
+        self._last_failure: StoreFailure | None = None
+        self._writable = True
         self._commit_seconds = Distribution(_COMMIT_SECONDS)
         self._commit_units = Distribution(_COMMIT_UNITS)
         self._closed = False
@@ -115,6 +139,9 @@ class SqliteDatabase:
             commits=self._commits,
             units=self._units,
             failed_units=self._failed,
+            failed_reads=self._failed_reads,
+            last_failure=self._last_failure,
+            writable=self._writable,
             commit_seconds=self._commit_seconds.spread(),
             commit_units=self._commit_units.spread(),
         )
@@ -177,12 +204,17 @@ class SqliteDatabase:
             self._reader_connections.append(connection)
         try:
             return query(connection)
-        except BaseException:
+        except BaseException as error:
             # A cursor left half-read, alive in the traceback, would pin this reader to an old snapshot.
             del self._local.connection
             self._reader_connections.remove(connection)
             connection.close()
-            raise
+            if not isinstance(error, sqlite3.Error):
+                raise
+            self._failed_reads += 1
+            self._last_failure = _failure(StoreUnreadable.code, error)
+            detail = f"The store could not be read ({error}). Look with `kheish-daemon state verify`."
+            raise StoreUnreadable(detail) from error
 
     def _serve(self) -> None:
         while (first := self._inbox.get()) is not None:
@@ -229,6 +261,10 @@ class SqliteDatabase:
                 return
             for unit in group:
                 self._fail(unit, error)
+            self._last_failure = _failure(StoreUnavailable.code, error)
+            self._writable = False
+        else:
+            self._writable = True
         self._commit_seconds.add(time.perf_counter() - began)
         self._commit_units.add(len(group))
         self._commits += 1
@@ -278,6 +314,10 @@ class SqliteDatabase:
         finally:
             for unit in units:
                 unit.settle()
+
+
+def _failure(code: str, error: sqlite3.Error) -> StoreFailure:
+    return StoreFailure(code=code, message=str(error), at_ms=time.time_ns() // 1_000_000)
 
 
 def _closed() -> StoreUnavailable:
