@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -132,13 +132,8 @@ async def open_daemon(
             settings.state_root, settings.master_key, require_encrypted=settings.require_encrypted_secrets
         )
         inventory = _routes(settings, secret_store)
-        database = _database(settings, open_database, stack)
-        feed = Feed(database, capacity=settings.event_history_capacity)
-        try:
-            database.run_offline(feed.load)
-        except sqlite3.Error as error:
-            raise unusable_database(settings.state_root, error) from error
-        database.subscribe(feed.publish)
+        with _explained(settings.state_root):
+            database, feed = _store(settings, open_database, stack)
         spans = open_spans(settings.tracing)
         if spans is not None:
             stack.push_async_callback(spans.close, _LAST_STOP_S)
@@ -160,10 +155,8 @@ async def open_daemon(
             clock=clock or SystemClock(),
             ids=ids or RandomIds(),
         )
-        try:
+        with _explained(settings.state_root):
             daemon = _assemble(parts, _control_plane(parts))
-        except sqlite3.Error as error:
-            raise unusable_database(settings.state_root, error) from error
         stack.push_async_callback(daemon.drain, _LAST_STOP_S)
         yield daemon
 
@@ -362,24 +355,27 @@ def _engine(
     )
 
 
-def unusable_database(state_root: Path, error: sqlite3.Error) -> StateRootUnusable:
-    """What to tell an operator whose database does not open."""
-    return StateRootUnusable(
-        f"The database {state_root / 'kheish.db'} cannot be used: {error}. Nothing was changed. "
-        f"Look with `kheish-daemon state verify --state-root {state_root}`, "
-        "and restore a backup with `kheish-daemon state restore`."
-    )
-
-
-def _database(settings: Settings, open_database: OpenDatabase, stack: AsyncExitStack) -> SqliteDatabase:
-    path = settings.state_root / "kheish.db"
+@contextmanager
+def _explained(state_root: Path) -> Iterator[None]:
+    """Tell an operator whose database does not open what to do."""
     try:
-        database = open_database(path)
-        stack.callback(database.close)
-        database.run_offline(partial(migrate, backups=settings.state_root / "backups"))
+        yield
     except sqlite3.Error as error:
-        raise unusable_database(settings.state_root, error) from error
-    return database
+        raise StateRootUnusable(
+            f"The database {state_root / 'kheish.db'} cannot be used: {error}. Nothing was changed. "
+            f"Look with `kheish-daemon state verify --state-root {state_root}`, "
+            "and restore a backup with `kheish-daemon state restore`."
+        ) from error
+
+
+def _store(settings: Settings, open_database: OpenDatabase, stack: AsyncExitStack) -> tuple[SqliteDatabase, Feed]:
+    database = open_database(settings.state_root / "kheish.db")
+    stack.callback(database.close)
+    database.run_offline(partial(migrate, backups=settings.state_root / "backups"))
+    feed = Feed(database, capacity=settings.event_history_capacity)
+    database.run_offline(feed.load)
+    database.subscribe(feed.publish)
+    return database, feed
 
 
 def _take_state_root(settings: Settings) -> StateLock:
