@@ -18,6 +18,7 @@ class Driver(StrEnum):
     OPENROUTER = "openrouter"
     XAI = "xai"
     OPENAI_COMPATIBLE = "openai_compatible"  # any other server that speaks chat completions
+    PYDANTIC_AI = "pydantic_ai"  # any vendor that library knows; an optional extra
     SCRIPTED = "scripted"  # answers from a file, offline
 
 
@@ -97,6 +98,7 @@ FACTS: dict[Driver, DriverFacts] = {
         resource="chat/completions",
         base_url_env="OPENAI_COMPATIBLE_BASE_URL",
     ),
+    Driver.PYDANTIC_AI: DriverFacts(capabilities=Capabilities(), key_required=False),
     Driver.SCRIPTED: DriverFacts(capabilities=Capabilities(), key_required=False),
 }
 
@@ -151,5 +153,5 @@ def in_family(driver: Driver, model: str) -> bool:
         case Driver.OPENROUTER:
             vendor, slash, rest = name.partition("/")
             return bool(slash and vendor and rest) and vendor not in _VENDORS_WITH_OWN_DRIVER
-        case Driver.OPENAI_COMPATIBLE | Driver.SCRIPTED:
+        case Driver.OPENAI_COMPATIBLE | Driver.PYDANTIC_AI | Driver.SCRIPTED:
             return bool(name)

@@ -105,6 +105,10 @@ class ProviderRegistry:
                 from kheish.providers.openai_responses import XAI, ResponsesProvider
 
                 return ResponsesProvider(self._endpoint(route, _bearer(self._key(route))), XAI)
+            case Driver.PYDANTIC_AI:
+                from kheish.providers.pydantic_ai import PydanticAiProvider
+
+                return PydanticAiProvider(self._limits or route.limits)
             case Driver.GOOGLE:
                 from kheish.providers.google import GoogleProvider
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 
 from kheish.providers.capabilities import FLAGS, Capabilities
@@ -21,6 +22,10 @@ from kheish.providers.terms import Backoff, RetryPolicy
 _SHOWN_ROUTE_ID = re.compile(r"[A-Za-z0-9_.:@+-]{1,80}\Z")
 _MAX_ATTEMPTS = 10
 _MAX_BACKOFF_MS = 3_600_000
+_WITHOUT_ENDPOINT = {
+    Driver.SCRIPTED: "a scripted route calls nobody and takes no such key",
+    Driver.PYDANTIC_AI: "keys and addresses of a pydantic_ai route come from the environment",
+}
 _OWN_AUTH = (
     "api_key", "api_key_env", "openai_auth_source", "openai_auth_file", "anthropic_auth_source",
     "anthropic_credentials_file",
@@ -219,10 +224,12 @@ def _refuse_foreign_keys(table: Table, driver: Driver) -> None:
         for key in keys:
             if key in table and driver is not owner:
                 table.fail(key, f"is for {owner} routes only")
-    if driver is Driver.SCRIPTED:
-        for key in ("auth_ref", "api_key", "api_key_env", "base_url"):
-            if key in table:
-                table.fail(key, "a scripted route calls nobody and takes no such key")
+    refusal = _WITHOUT_ENDPOINT.get(driver)
+    for key in ("auth_ref", "api_key", "api_key_env", "base_url"):
+        if refusal is not None and key in table:
+            table.fail(key, refusal)
+    if driver is Driver.PYDANTIC_AI and find_spec("pydantic_ai") is None:
+        table.fail("driver", "the library pydantic-ai is not installed; install kheish[pydantic-ai]")
 
 
 def _with_auth(table: Table, route: Route, environ: Mapping[str, str]) -> Route:

@@ -72,8 +72,8 @@ def _driver(name: str) -> Driver:
         driver = Driver(name)
     except ValueError:
         raise RoutesError("--provider (or KHEISH_PROVIDER) must be one of " + ", ".join(Driver)) from None
-    if driver is Driver.SCRIPTED:
-        raise RoutesError("the provider scripted needs a routes file that names its script (--routes-file)")
+    if driver in (Driver.SCRIPTED, Driver.PYDANTIC_AI):
+        raise RoutesError(f"the provider {driver} needs a routes file (--routes-file)")
     return driver
 
 

@@ -15,6 +15,9 @@ ANY_MODEL = "*"
 """The name under which a route prices every model it does not name."""
 
 
+_WITHOUT_LIST_PRICE = (Driver.OPENAI_COMPATIBLE, Driver.OPENROUTER, Driver.PYDANTIC_AI, Driver.SCRIPTED)
+
+
 class Backoff(StrEnum):
     LINEAR = "linear"  # the step times the number of the failed attempt
     EXPONENTIAL = "exponential"  # the step, doubled with every failed attempt
@@ -65,7 +68,7 @@ class RouteTerms:
     def price(self, model: str) -> Price | None:
         """Return what tokens of a model cost on this route, None when nobody knows."""
         own = self.prices.get(model) or self.prices.get(ANY_MODEL)
-        if own is not None or self.driver in (Driver.OPENAI_COMPATIBLE, Driver.OPENROUTER, Driver.SCRIPTED):
+        if own is not None or self.driver in _WITHOUT_LIST_PRICE:
             return own
         return list_prices().find(model)
 
