@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from kheish.cli.daemon_client import DaemonClient, pass_client
+from kheish.cli.failures import Failure
+from kheish.cli.global_options import global_options
+from kheish.cli.output import print_json
 from kheish.cli.root import CommandGroup, CommandLeaf
 from kheish.cli.streams import cursor_option, print_events
 from kheish.runtime.cli import PERMISSION_MODES
@@ -154,6 +159,41 @@ def status(client: DaemonClient) -> None:
 def capabilities(client: DaemonClient) -> None:
     """Show what the daemon can do."""
     client.show("GET", "capabilities")
+
+
+@click.group(cls=CommandGroup, invoke_without_command=True)
+@click.option("--cors-origin", metavar="ORIGIN", help="Also ask whether pages of this origin may call the daemon.")
+@click.pass_context
+def doctor(context: click.Context, cors_origin: str | None) -> None:
+    """Check the daemon from outside, and say what to do about what is wrong.
+
+    Ends with status 1 when a check is an error.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    # Late: HTTP takes longer to import than `--help` may take.
+    from kheish.daemon.doctor import examine
+    from kheish.daemon.doctor_probes import ask
+
+    options = global_options(context)
+    view = examine(ask(options.base_url, options.token(), origin=cors_origin))
+    print_json(view, options.output)
+    if not view["ok"]:
+        raise Failure("the daemon is not well: look at errors and the actions of checks")
+
+
+@doctor.command()
+@click.option("--routes-file", required=True, type=click.Path(), help="Check this file; no daemon is needed.")
+@click.option("--default-route", help="As for `serve`.")
+@click.pass_context
+def routes(context: click.Context, routes_file: str, default_route: str | None) -> None:
+    """Check a routes file before a daemon meets it. Ends with status 1 when it would not start."""
+    from kheish.daemon.doctor_routes import lint
+
+    view = lint(routes_file, os.environ, default_route=default_route)
+    print_json(view, global_options(context).output)
+    if not view["ok"]:
+        raise Failure("the routes file cannot be used: look at errors")
 
 
 @click.group(cls=CommandGroup)

@@ -9,6 +9,7 @@ COMMANDS = (
         name="serve", target="kheish.daemon.cli:serve", help="Run the daemon (the default).", aliases=("start",)
     ),
     CommandEntry(name="status", target="kheish.daemon.cli:status", help="Everything an operator looks at first."),
+    CommandEntry(name="doctor", target="kheish.daemon.cli:doctor", help="Check the daemon, and say what to do."),
     CommandEntry(name="capabilities", target="kheish.daemon.cli:capabilities", help="What the daemon can do."),
     CommandEntry(name="events", target="kheish.daemon.cli:events", help="Watch what happens in the daemon."),
     CommandEntry(
