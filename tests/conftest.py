@@ -4,6 +4,10 @@ import pytest
 import structlog
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--crash-seed", help="What the crash laboratory draws its kills from; a failure names its own.")
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx2
 
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 _POLL_S = 0.01
 """Between looks at another process's files and replies; every wait has a deadline."""
 
@@ -35,11 +35,18 @@ class Daemon:
         self.env = {**os.environ, "PYTHONPATH": "src", "HOME": str(root), **(env or {})}
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_begin = 0
 
     @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while it runs; -9 after SIGKILL."""
+        assert self._process is not None
+        return self._process.poll()
 
     @property
     def command(self) -> list[str]:
@@ -49,10 +56,14 @@ class Daemon:
 
     def start(self) -> None:
         """Start and wait for the line that says where the daemon listens."""
-        known = self.log_file.stat().st_size if self.log_file.exists() else 0
+        self.spawn()
+        self.url = wait_for(self.ready_url, "the daemon did not start", self.log)
+
+    def spawn(self, **variables: str) -> None:
+        """Start and do not wait; ``variables`` are added to the environment of this process only."""
+        self._log_begin = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self.env)
-        self.url = wait_for(lambda: self._ready_url(known), "the daemon did not start", self.log)
+            self._process = subprocess.Popen(self.command, stdout=log, stderr=log, env={**self.env, **variables})
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -82,11 +93,14 @@ class Daemon:
     def log(self) -> str:
         return self.log_file.read_text() if self.log_file.exists() else ""
 
-    def _ready_url(self, after: int) -> str | None:
-        assert self._process is not None
-        if self._process.poll() is not None:
-            raise AssertionError(f"the daemon exited with {self._process.returncode}:\n{self.log()}")
-        for line in self.log_file.read_bytes()[after:].splitlines():
+    def ready_url(self) -> str | None:
+        """Where the process listens; None as long as it does not say so."""
+        if self.exit_status is not None:
+            raise AssertionError(f"the daemon exited with {self.exit_status}:\n{self.log()}")
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_begin)
+            lines = log.read().split(b"\n")[:-1]  # what follows the last newline may be half a line
+        for line in lines:
             if b"daemon.ready" in line:
                 return str(json.loads(line)["url"])
         return None

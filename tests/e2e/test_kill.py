@@ -78,6 +78,8 @@ def test_killed_while_a_command_runs_it_is_not_run_again_and_the_model_is_told(s
     assert alive("4242.1") == []
     resumed = next(event for event in daemon.events(run_id) if event["type"] == "resumed")
     assert (resumed["reason"], len(resumed["in_doubt_call_ids"])) == ("daemon_restart", 1)
+    assert daemon.wait(daemon.submit("demo", "and now?"))["status"] == "completed"
+    assert "tool_intended" in journal_types(daemon)
 
 
 def test_killed_between_two_commands_the_first_result_is_reused(served: Served) -> None:

@@ -117,6 +117,8 @@ class Stream:
     """Comments before the first frame, each its own chunk."""
     keep_alive_seconds: float = 0.0
     """Pause after each of them."""
+    frame_seconds: float = 0.0
+    """Pause before each frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +263,8 @@ class ModelServer:
         for number, frame in enumerate(_FRAMES[request.wire](response.answer, request.body.get("model", "m"))):
             if response.hold_after == number and response.hold is not None:
                 await asyncio.to_thread(response.hold.wait, 30)
+            if response.frame_seconds:
+                await asyncio.sleep(response.frame_seconds)
             if response.cut_after == number:
                 break
             if response.reset_after == number:

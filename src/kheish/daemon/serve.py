@@ -18,8 +18,9 @@ import uvloop
 from kheish.core.problems import Problem
 from kheish.core.redaction import Redactor
 from kheish.daemon import logs
-from kheish.daemon.composition import Daemon, open_daemon
+from kheish.daemon.composition import Daemon, OpenDatabase, open_daemon
 from kheish.daemon.settings import Settings, from_options
+from kheish.store.database import SqliteDatabase
 
 log = structlog.get_logger(__name__)
 
@@ -38,14 +39,14 @@ class CannotListen(Problem):
     code, status = "cannot_listen", 500
 
 
-def main(options: dict[str, object]) -> int:
-    """Run `serve` until a signal ends it; returns the exit status."""
+def main(options: dict[str, object], *, open_database: OpenDatabase = SqliteDatabase) -> int:
+    """Run `serve` on the database that ``open_database`` gives until a signal ends it; returns the exit status."""
     try:
         settings = from_options(options)
         redactor = Redactor()
         logs.configure(log_format=settings.log_format, log_level=settings.log_level, redactor=redactor)
         _close_to_children()
-        return uvloop.run(_serve(settings, redactor))
+        return uvloop.run(_serve(settings, redactor, open_database))
     except Problem as problem:
         sys.stderr.write(f"error: {problem.detail}\n")
         return 1
@@ -57,12 +58,12 @@ def _close_to_children() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-async def _serve(settings: Settings, redactor: Redactor) -> int:
+async def _serve(settings: Settings, redactor: Redactor, open_database: OpenDatabase) -> int:
     stop = _Stop()
     stop.watch()
     if settings.max_turns == 0:
         log.warning("daemon.no_turn_ceiling", variable="KHEISH_AGENT_MAX_TURNS")
-    async with open_daemon(settings, redactor=redactor) as daemon:
+    async with open_daemon(settings, redactor=redactor, open_database=open_database) as daemon:
         daemon.control_plane.require_boundary(settings.bind_host)
         with contextlib.closing(_bind(settings)) as listener:
             daemon.board.bind_addr = _address(listener)
