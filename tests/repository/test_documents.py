@@ -35,6 +35,13 @@ def test_the_index_links_every_page() -> None:
     assert {path.name for path in (ROOT / "docs").glob("*.md")} - linked == {"index.md"}
 
 
+@each_document
+def test_every_test_a_document_names_exists(path: Path) -> None:
+    named = set(re.findall(r"`(test_\w+)`", path.read_text()))
+    code = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py")) if named else ""
+    assert {name for name in named if f"def {name}(" not in code} == set()
+
+
 def _exists(path: Path, link: str) -> bool:
     file, _, anchor = link.partition("#")
     target = (path.parent / file).resolve() if file else path
