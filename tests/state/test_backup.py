@@ -16,6 +16,7 @@ from kheish.state.restore import restore
 from kheish.state.root import StateRefused, StateUnreadable
 from kheish.state.vacuum import content_digest
 from kheish.state.verify import verify
+from kheish.store import snapshot
 from kheish.store.blobs import BlobStore
 from kheish.store.lock import StateLock, StateRootLocked
 from tests.http.house import opened
@@ -100,7 +101,7 @@ def test_a_backup_that_was_interrupted_goes_on(kept: Kept, tmp_path: Path) -> No
     assert report["blobs_already_there"] == 2
     restore(target, tmp_path / "fresh")
     assert verify(tmp_path / "fresh")["findings"] == []
-    assert sorted(path.name for path in target.glob("*.db")) == [manifest(target)["files"][-1]["stored_as"]]
+    assert sorted(path.name for path in target.glob("*.db")) == [manifest(target)["files"][0]["stored_as"]]
 
 
 def test_a_folder_with_other_things_is_never_written_to(kept: Kept, tmp_path: Path) -> None:
@@ -173,3 +174,99 @@ def test_a_state_that_is_there_is_only_moved_aside_on_request(kept: Kept, tmp_pa
     assert content_digest(Path(report["moved_aside_to"]) / "kheish.db") == before
     assert content_digest(kept.database) == before
     assert not list(tmp_path.glob("kept/.*restoring"))
+
+
+def test_a_folder_with_the_manifest_of_something_else_keeps_everything(kept: Kept, tmp_path: Path) -> None:
+    other = tmp_path / "web"
+    other.mkdir()
+    (other / "manifest.json").write_text('{"name": "an app"}')
+    (other / "index.html").write_text("hello")
+
+    with pytest.raises(StateRefused, match="not empty"):
+        backup(kept.state, other)
+    assert sorted(path.name for path in other.iterdir()) == ["index.html", "manifest.json"]
+
+
+def test_what_an_operator_put_beside_a_backup_stays(kept: Kept, tmp_path: Path) -> None:
+    target = tmp_path / "backup"
+    backup(kept.state, target)
+    (target / "README").write_text("tape 7")
+    backup(kept.state, target)
+
+    assert (target / "README").read_text() == "tape 7"
+
+
+def test_blobs_that_are_written_while_the_rows_are_copied_are_in_the_backup(kept: Kept, tmp_path: Path) -> None:
+    blobs = BlobStore(kept.state / "blobs")
+    written: list[str] = []
+
+    def write_one(what: str, done: int, total: int) -> None:
+        if what == "pages" and not written:
+            written.append(blobs.put(b"named by a row of the next commit"))
+
+    backup(kept.state, tmp_path / "backup", write_one)
+
+    assert [file["path"] for file in manifest(tmp_path / "backup")["files"]][1:] == [
+        f"blobs/{written[0][:2]}/{written[0]}"
+    ]
+
+
+def test_files_that_come_and_go_meanwhile_do_not_end_a_backup(kept: Kept, tmp_path: Path) -> None:
+    (kept.state / "auth").mkdir(mode=0o700)
+    for name in (".global-slots.json.17.abcd", "dangling", "global-slots.json"):
+        (kept.state / "auth" / name).write_text("{}")
+    (kept.state / "auth" / "dangling").unlink()
+    (kept.state / "auth" / "dangling").symlink_to("nowhere")
+    backup(kept.state, tmp_path / "backup")
+
+    stored = [file["path"] for file in manifest(tmp_path / "backup")["files"]]
+    assert stored == ["kheish.db", "auth/global-slots.json"]
+
+
+def test_a_daemon_that_starts_while_a_backup_runs_does_not_spoil_it(
+    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "_PAGES_PER_STEP", 5)
+    started: list[int] = []
+
+    def start(what: str, done: int, total: int) -> None:
+        if not started:
+            started.append(done)
+            kept.change("UPDATE journal SET body = body || ' '", "UPDATE runs SET error = 'x'")
+
+    backup(kept.state, tmp_path / "backup", start)
+    restore(tmp_path / "backup", tmp_path / "fresh")
+
+    assert started == [5]
+    assert content_digest(tmp_path / "fresh" / "kheish.db") == content_digest(kept.database)
+
+
+def test_the_current_folder_may_be_the_new_state_root(
+    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup(kept.state, tmp_path / "backup")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    restore(tmp_path / "backup", Path())
+
+    assert verify(tmp_path / "here")["ok"] is True
+
+
+def test_a_state_is_put_back_when_the_new_one_cannot_take_its_place(
+    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup(kept.state, tmp_path / "backup")
+    before = content_digest(kept.database)
+    rename = Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        if self.name.endswith(".restoring"):
+            raise OSError(39, "Directory not empty")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(StateRefused, match="Directory not empty"):
+        restore(tmp_path / "backup", kept.state, replace=True)
+
+    assert content_digest(kept.database) == before
+    assert [path.name for path in kept.root.iterdir() if "restor" in path.name] == []

@@ -151,3 +151,18 @@ def test_what_is_in_the_log_beside_the_database_is_kept(kept: Kept) -> None:
 
     assert content_digest(kept.database) == before
     assert kept.rows("SELECT last_error FROM sessions WHERE session_id = 's'") == [("in the log",)]
+
+
+def test_a_vacuum_waits_until_nobody_reads(kept: Kept) -> None:
+    """A reader keeps the log from being emptied; without the log the kept file would lack the newest commits."""
+    with closing(sqlite3.connect(kept.database, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT COUNT(*) FROM runs").fetchone()
+        kept.change("UPDATE sessions SET last_error = 'new' WHERE session_id = 's'")
+        with pytest.raises(StateRefused, match="Try again"):
+            vacuum(kept.state)
+        assert not (kept.state / "kheish.db.vacuum-bak").exists()
+    before = content_digest(kept.database)
+    report = vacuum(kept.state)
+
+    assert content_digest(Path(report["backup_path"])) == content_digest(kept.database) == before

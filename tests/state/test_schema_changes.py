@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -58,6 +59,30 @@ def test_a_failing_change_leaves_the_database_as_it_was_and_names_the_copy(kept:
 
     assert str(copies(kept)[0]) in caught.value.detail
     assert content_digest(kept.database) == before
+
+
+def test_a_change_that_fails_takes_those_before_it_back_too(kept: Kept) -> None:
+    before = content_digest(kept.database)
+    with pytest.raises(MigrationFailed, match="0901_broken"):
+        change(kept, NEXT, BROKEN)
+
+    assert content_digest(kept.database) == before
+    assert change(kept, NEXT) == ["0900_next.sql"]
+
+
+def test_a_start_that_fails_again_and_again_costs_no_older_copy(kept: Kept) -> None:
+    folder = kept.state / "backups"
+    folder.mkdir(mode=0o700)
+    for schema in (1, 2):
+        shutil.copyfile(kept.database, folder / f"kheish-schema-{schema:04d}-{1000 + schema}.db")
+    (folder / ".kheish-schema-0001-1.db.abcd.partial").write_bytes(b"half")
+    for _ in range(4):
+        with pytest.raises(MigrationFailed):
+            change(kept, BROKEN)
+
+    schema = shipped()[-1].number
+    assert [path.name.split("-")[2] for path in copies(kept)] == ["0001", "0002", f"{schema:04d}"]
+    assert [path.suffix for path in folder.iterdir()] == [".db", ".db", ".db"]
 
 
 def test_without_room_for_the_copy_nothing_changes(kept: Kept) -> None:

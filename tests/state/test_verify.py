@@ -158,3 +158,18 @@ def test_the_list_is_bounded_and_the_rest_counted(kept: Kept) -> None:
 
     assert len(report["findings"]) == 200
     assert report["findings_left_out"] + 200 == report["error_count"] == kept.rows("SELECT COUNT(*) FROM feed")[0][0]
+
+
+def test_a_daemon_that_starts_meanwhile_is_no_damage(kept: Kept) -> None:
+    steps: list[str] = []
+
+    def start(name: str) -> None:
+        steps.append(name)
+        if name == "schema" and steps.count(name) == 1:
+            kept.change("UPDATE sessions SET journal_len = journal_len + 1", "UPDATE feed SET data = '{'")
+            kept.change("UPDATE sessions SET journal_len = journal_len - 1", "UPDATE feed SET data = '{}'")
+
+    report = verify(kept.state, step=start)
+
+    assert report["ok"] is True
+    assert steps.count("database pages") == 2

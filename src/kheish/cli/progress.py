@@ -29,11 +29,6 @@ class Progress:
         if self._terminal and self._shown_at:
             self._write("")
 
-    def count(self, done: int, total: int) -> None:
-        """So many of so many."""
-        share = 100 if total == 0 else 100 * done // total
-        self._show(f"{self._what}: {done} of {total} ({share} %)")
-
     def step(self, name: str) -> None:
         """What is being worked on."""
         self._show(f"{self._what}: {name}")

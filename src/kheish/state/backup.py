@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +19,18 @@ import orjson
 from kheish.core.clock import SystemClock
 from kheish.core.jsonvalue import JsonObject, decode_object
 from kheish.state import root, store
-from kheish.state.root import StateRefused
+from kheish.state.root import StateRefused, StateUnreadable
 from kheish.store.files import private_folder, sync
-from kheish.store.snapshot import Progress, copy_database
+from kheish.store.snapshot import PARTIAL, copy_database
 
 MANIFEST = "manifest.json"
 _MARK = ".kheish-backup"
 """In every folder this command began to fill, so that it may go on there."""
 _FORMAT = "kheish-backup"
 _VERSION = 1
+Progress = Callable[[str, int, int], None]
+"""Called with what is copied, how much of it is done and how much there is."""
+
 _LEFT_OUT = frozenset({"daemon.lock", root.BACKUPS, root.BLOBS, root.MASTER_KEY})
 
 
@@ -46,12 +49,13 @@ class Copied:
         return {"path": self.path, "stored_as": self.stored_as, "sha256": self.sha256, "bytes": self.bytes}
 
 
-def backup(state_root: Path, target: Path, progress: Progress | None = None) -> JsonObject:
+def backup(state_root: Path, target: Path, progress: Progress = lambda what, done, total: None) -> JsonObject:
     """Copy the state to ``target``; called again it goes on, or brings the copy up to date.
 
     Raises:
         StateRefused: ``target`` holds something else, lies inside the state root, or cannot be written.
         StateUnreadable: the database cannot be read.
+        DatabaseMoved: daemons started again and again meanwhile.
     """
     _prepare(state_root, target)
     try:
@@ -113,29 +117,44 @@ def _prepare(state_root: Path, target: Path) -> None:
         raise StateRefused(f"{target} lies inside the state root. Choose a folder elsewhere, best on another disk.")
     try:
         private_folder(target)
-        if not (target / _MARK).exists() and not (target / MANIFEST).exists():
-            if any(target.iterdir()):
+        if not (target / _MARK).exists():
+            # A manifest of ours vouches for the folder too; one of somebody else does not.
+            if any(target.iterdir()) and not _is_backup(target):
                 raise StateRefused(f"{target} is not empty and is no backup. Choose another folder.")
             (target / _MARK).touch(mode=0o600)
     except OSError as error:
         raise StateRefused(f"{target} cannot be used: {error.strerror}.") from error
 
 
-def _copy_all(state_root: Path, target: Path, progress: Progress | None) -> tuple[list[Copied], int]:
-    # The database last: every blob it names was there before it.
+def _is_backup(target: Path) -> bool:
+    try:
+        read_manifest(target)
+    except StateRefused:
+        return False
+    return True
+
+
+def _copy_all(state_root: Path, target: Path, progress: Progress) -> tuple[list[Copied], int]:
+    # The database first: a blob is there before any row names it, so those that come later than this one are no loss.
+    files = [_copy_rows(state_root, target, progress)]
+    files += filter(None, (_copy_file(state_root, target, path) for path in _other_files(state_root)))
     blobs = [path for path in root.blob_files(state_root) if not path.name.startswith(".")]
-    skipped = sum(not _copy_blob(path, target / path.relative_to(state_root)) for path in blobs)
-    files = [_described(target, str(path.relative_to(state_root))) for path in blobs]
-    files += [_copy_file(state_root, target, path) for path in _other_files(state_root)]
-    files.append(_copy_rows(state_root, target, progress))
+    skipped = 0
+    for number, path in enumerate(blobs, start=1):
+        skipped += not _copy_blob(path, target / path.relative_to(state_root))
+        files.append(_described(target, str(path.relative_to(state_root))))
+        progress("blobs", number, len(blobs))
     return files, skipped
 
 
 def _other_files(state_root: Path) -> Iterator[Path]:
     for top in sorted(state_root.iterdir()):
-        if top.name in _LEFT_OUT or top.name.startswith((".", root.DATABASE)):
+        if top.name in _LEFT_OUT or top.name.startswith(root.DATABASE):
             continue
-        yield from (path for path in sorted(top.rglob("*")) if path.is_file()) if top.is_dir() else [top]
+        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            # A name with a dot is a file somebody is writing, to be renamed when it is whole.
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(state_root).parts):
+                yield path
 
 
 def _copy_blob(source: Path, target: Path) -> bool:
@@ -146,21 +165,28 @@ def _copy_blob(source: Path, target: Path) -> bool:
     return True
 
 
-def _copy_file(state_root: Path, target: Path, source: Path) -> Copied:
+def _copy_file(state_root: Path, target: Path, source: Path) -> Copied | None:
     place = str(source.relative_to(state_root))
-    _replace(source, target / "files" / place)
+    try:
+        _replace(source, target / "files" / place)
+    except FileNotFoundError:
+        if source.exists():
+            raise
+        return None  # removed since it was listed
     return _described(target, place, stored_as=f"files/{place}")
 
 
-def _copy_rows(state_root: Path, target: Path, progress: Progress | None) -> Copied:
+def _copy_rows(state_root: Path, target: Path, progress: Progress) -> Copied:
     # A name of its own: until the manifest is replaced, the copy before it stays whole.
     name = f"database-{SystemClock().now_ms()}-{secrets.token_hex(4)}.db"
-    with root.reading(state_root):
-        pass
+    if not (state_root / root.DATABASE).is_file():
+        raise root.no_state(state_root)
     try:
-        copy_database(state_root / root.DATABASE, target / name, progress)
+        copy_database(state_root / root.DATABASE, target / name, lambda done, total: progress("pages", done, total))
     except sqlite3.Error as error:
-        raise StateRefused(
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise StateRefused(f"There is no room in {target}. Make some and run the same command again.") from error
+        raise StateUnreadable(
             f"The database could not be copied: {error}. Look with `kheish-daemon state verify`."
         ) from error
     return _described(target, root.DATABASE, stored_as=name)
@@ -168,7 +194,7 @@ def _copy_rows(state_root: Path, target: Path, progress: Progress | None) -> Cop
 
 def _replace(source: Path, target: Path) -> None:
     private_folder(target.parent)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         with source.open("rb") as reader, os.fdopen(_created(temporary), "wb") as writer:
             shutil.copyfileobj(reader, writer)
@@ -191,7 +217,8 @@ def _described(target: Path, path: str, *, stored_as: str | None = None) -> Copi
 
 
 def _finish(target: Path, files: list[Copied]) -> None:
-    with root.reading_file(target / files[-1].stored_as) as connection:
+    [database] = [file.stored_as for file in files if file.path == root.DATABASE]
+    with root.reading_file(target / database) as connection:
         schema = [name for name, _ in store.migrations(connection).values()]
     document = {
         "format": _FORMAT,
@@ -200,7 +227,7 @@ def _finish(target: Path, files: list[Copied]) -> None:
         "schema": schema,
         "files": [file.to_json() for file in files],
     }
-    fresh = target / f".{MANIFEST}.{secrets.token_hex(4)}.partial"
+    fresh = target / f".{MANIFEST}.{secrets.token_hex(4)}{PARTIAL}"
     with os.fdopen(_created(fresh), "wb") as file:
         file.write(orjson.dumps(document, option=orjson.OPT_INDENT_2))
         file.flush()
@@ -211,8 +238,9 @@ def _finish(target: Path, files: list[Copied]) -> None:
 
 
 def _tidy(target: Path, named: set[str]) -> None:
-    """Remove what earlier calls left and the manifest no longer names."""
-    for path in sorted(target.rglob("*")):
-        place = str(path.relative_to(target))
-        if path.is_file() and place not in named and place not in (MANIFEST, _MARK):
+    """Remove what earlier calls left and the manifest no longer names; never what this command did not write."""
+    ours = [*target.glob("database-*.db"), *target.glob(f".*{PARTIAL}")]
+    ours += [path for folder in (root.BLOBS, "files") for path in sorted((target / folder).rglob("*"))]
+    for path in ours:
+        if path.is_file() and str(path.relative_to(target)) not in named:
             path.unlink()

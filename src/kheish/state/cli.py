@@ -63,8 +63,8 @@ def backup(client: DaemonClient, directory: Path, state_root: Path) -> None:
     """Copy the state to DIRECTORY; works while the daemon runs, and goes on where it was interrupted."""
     from kheish.state.backup import backup as copy
 
-    with Progress("pages copied") as progress:
-        client.print(locally(lambda: copy(state_root, directory, progress.count)))
+    with Progress("backup") as progress:
+        client.print(locally(lambda: copy(state_root, directory, _counted(progress))))
 
 
 @state.command()
@@ -76,8 +76,12 @@ def restore(client: DaemonClient, directory: Path, state_root: Path, replace: bo
     """Make a state root from the backup in DIRECTORY; runs that were unfinished go on when a daemon starts on it."""
     from kheish.state.restore import restore as lay_out
 
-    with Progress("files checked") as progress:
-        client.print(locally(lambda: lay_out(directory, state_root, replace=replace, progress=progress.count)))
+    with Progress("restore") as progress:
+        client.print(locally(lambda: lay_out(directory, state_root, replace=replace, progress=_counted(progress))))
+
+
+def _counted(progress: Progress) -> Callable[[str, int, int], None]:
+    return lambda what, done, total: progress.step(f"{what}, {done} of {total}")
 
 
 @state.command()
@@ -118,7 +122,8 @@ def vacuum(client: DaemonClient, state_root: Path) -> None:
     """Give free space back; the daemon must be stopped. The file as it was stays beside the new one."""
     from kheish.state.vacuum import vacuum as rewrite
 
-    client.print(locally(lambda: rewrite(state_root)))
+    with Progress("vacuum") as progress:
+        client.print(locally(lambda: rewrite(state_root, step=progress.step)))
 
 
 @click.command(cls=CommandLeaf)
@@ -129,4 +134,5 @@ def vacuum_session(client: DaemonClient, session_id: str, state_root: Path) -> N
     """Give free space back, as `state vacuum` does, and tell what is kept of one session."""
     from kheish.state.vacuum import vacuum_session as rewrite
 
-    client.print(locally(lambda: rewrite(state_root, session_id)))
+    with Progress("vacuum") as progress:
+        client.print(locally(lambda: rewrite(state_root, session_id, step=progress.step)))

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 from kheish.core.clock import SystemClock
 from kheish.core.jsonvalue import JsonObject
 from kheish.state import root
-from kheish.state.backup import Copied, digest, read_manifest
+from kheish.state.backup import Copied, Progress, digest, read_manifest
 from kheish.state.root import StateRefused
 from kheish.store.files import private_folder, sync
-from kheish.store.lock import StateLock
-from kheish.store.snapshot import Progress
 
 
-def restore(folder: Path, state_root: Path, *, replace: bool = False, progress: Progress | None = None) -> JsonObject:
+def restore(
+    folder: Path, state_root: Path, *, replace: bool = False, progress: Progress = lambda what, done, total: None
+) -> JsonObject:
     """Make ``state_root`` what the backup in ``folder`` holds.
 
     With ``replace`` a state that is there is moved aside, never deleted.
@@ -25,24 +26,14 @@ def restore(folder: Path, state_root: Path, *, replace: bool = False, progress: 
         StateRefused: the backup is damaged or unfinished, or there is a state already; nothing was changed.
         StateRootLocked: a daemon runs on ``state_root``.
     """
+    state_root = state_root.resolve()
     files = read_manifest(folder)
     _check(folder, files, progress)
     occupied = state_root.is_dir() and any(state_root.iterdir())
     if occupied and not replace:
         raise StateRefused(f"{state_root} is not empty. Give another folder, or --replace to move what is there aside.")
-    lock = StateLock(state_root) if occupied else None
-    if lock is not None:
-        lock.acquire()
-    fresh = state_root.with_name(f".{state_root.name}.{secrets.token_hex(4)}.restoring")
-    try:
-        _lay_out(folder, files, fresh)
-        aside = _swap(fresh, state_root, occupied=occupied)
-    except OSError as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise StateRefused(f"{state_root} could not be restored: {error.strerror}.") from error
-    finally:
-        if lock is not None:
-            lock.release()
+    with root.locked(state_root) if occupied else nullcontext():
+        aside = _put_in_place(folder, files, state_root, progress, occupied=occupied)
     restored = sum(file.bytes for file in files)
     report: JsonObject = {"state_root": str(state_root), "files": len(files), "bytes": restored}
     if aside is not None:
@@ -50,7 +41,7 @@ def restore(folder: Path, state_root: Path, *, replace: bool = False, progress: 
     return report
 
 
-def _check(folder: Path, files: list[Copied], progress: Progress | None) -> None:
+def _check(folder: Path, files: list[Copied], progress: Progress) -> None:
     for number, file in enumerate(files, start=1):
         try:
             sound = digest(folder / file.stored_as) == file.sha256
@@ -58,20 +49,33 @@ def _check(folder: Path, files: list[Copied], progress: Progress | None) -> None
             raise StateRefused(f"The backup {folder} is damaged: {file.stored_as}: {error.strerror}.") from error
         if not sound:
             raise StateRefused(f"The backup {folder} is damaged: {file.stored_as} is not what the manifest says.")
-        if progress is not None:
-            progress(number, len(files))
+        progress("checked", number, len(files))
     if not any(file.path == root.DATABASE for file in files):
         raise StateRefused(f"The backup {folder} holds no {root.DATABASE}.")
 
 
-def _lay_out(folder: Path, files: list[Copied], fresh: Path) -> None:
+def _put_in_place(
+    folder: Path, files: list[Copied], state_root: Path, progress: Progress, *, occupied: bool
+) -> Path | None:
+    fresh = state_root.with_name(f".{state_root.name}.{secrets.token_hex(4)}.restoring")
+    try:
+        _lay_out(folder, files, fresh, progress)
+        return _swap(fresh, state_root, occupied=occupied)
+    except OSError as error:
+        raise StateRefused(f"{state_root} could not be restored: {error.strerror}.") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _lay_out(folder: Path, files: list[Copied], fresh: Path, progress: Progress) -> None:
     private_folder(fresh)
-    for file in files:
+    for number, file in enumerate(files, start=1):
         target = fresh / file.path
         private_folder(target.parent)
         shutil.copyfile(folder / file.stored_as, target)
         target.chmod(0o600)
         sync(target)
+        progress("restored", number, len(files))
     for place in (*(path for path in fresh.rglob("*") if path.is_dir()), fresh):
         sync(place)
 
@@ -83,6 +87,11 @@ def _swap(fresh: Path, state_root: Path, *, occupied: bool) -> Path | None:
         state_root.rename(aside)
     elif state_root.is_dir():
         state_root.rmdir()
-    fresh.rename(state_root)
+    try:
+        fresh.rename(state_root)
+    except OSError:
+        if aside is not None:
+            aside.rename(state_root)
+        raise
     sync(state_root.parent)
     return aside

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kheish.core.problems import Problem
-from kheish.store.snapshot import open_for_reading
+from kheish.store import snapshot
+from kheish.store.lock import StateLock
 
 DATABASE = "kheish.db"
 BLOBS = "blobs"
@@ -35,9 +36,10 @@ def reading(state_root: Path) -> Iterator[sqlite3.Connection]:
     Raises:
         StateRefused: there is no database.
         StateUnreadable: it cannot be opened or read.
+        DatabaseMoved: a daemon started meanwhile.
     """
     if not (state_root / DATABASE).is_file():
-        raise StateRefused(f"There is no state below {state_root}: {DATABASE} is missing. Name it with --state-root.")
+        raise no_state(state_root)
     with reading_file(state_root / DATABASE) as connection:
         yield connection
 
@@ -48,19 +50,38 @@ def reading_file(path: Path) -> Iterator[sqlite3.Connection]:
 
     Raises:
         StateUnreadable: it cannot be opened or read.
+        DatabaseMoved: a daemon started meanwhile.
     """
     try:
-        connection = open_for_reading(path)
-        try:
-            connection.execute("BEGIN")
-            connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()
+        with snapshot.reading(path) as connection:
             yield connection
-        finally:
-            connection.close()
     except sqlite3.Error as error:
         raise StateUnreadable(
             f"The database {path} cannot be read: {error}. Restore a backup with `kheish-daemon state restore`."
         ) from error
+
+
+def no_state(state_root: Path) -> StateRefused:
+    return StateRefused(f"There is no state below {state_root}: {DATABASE} is missing. Name it with --state-root.")
+
+
+@contextmanager
+def locked(state_root: Path) -> Iterator[None]:
+    """Nothing else owns the state root meanwhile.
+
+    Raises:
+        StateRootLocked: a daemon runs on it.
+        StateRefused: the lock cannot be taken here.
+    """
+    lock = StateLock(state_root)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise StateRefused(f"{lock.path} cannot be locked: {error.strerror}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def blob_files(state_root: Path) -> Iterator[Path]:

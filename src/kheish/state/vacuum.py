@@ -8,34 +8,37 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from kheish.core.jsonvalue import JsonObject
 from kheish.state import root, store
 from kheish.state.root import StateRefused, StateUnreadable
 from kheish.store.files import sync
-from kheish.store.lock import StateLock
-from kheish.store.snapshot import open_for_reading
 
 BACKUP_SUFFIX = ".vacuum-bak"
+Step = Callable[[str], None]
+"""Told what is done next."""
 
 
-def vacuum(state_root: Path) -> JsonObject:
+def vacuum(state_root: Path, *, step: Step = lambda name: None) -> JsonObject:
     """Rewrite the database compactly; the file as it was stays beside it.
 
     Raises:
-        StateRefused: an earlier backup is still there, there is no database, or the copy differs; nothing was changed.
+        StateRefused: an earlier backup is still there, there is no database, something else reads it, there is no
+            room, or the copy differs; nothing was changed.
         StateRootLocked: a daemon runs on this state root.
         StateUnreadable: the database cannot be read.
     """
     path, backup = state_root / root.DATABASE, state_root / f"{root.DATABASE}{BACKUP_SUFFIX}"
-    with _locked(state_root):
+    if not path.is_file():
+        raise root.no_state(state_root)
+    with root.locked(state_root):
         if backup.exists():
             raise StateRefused(f"{backup} of an earlier vacuum is still there. Delete it when you no longer need it.")
         before = path.stat().st_size
-        _rewrite(path, backup)
+        _rewrite(path, backup, step)
         removed = _remove_unfinished(state_root)
     return {
         "path": str(path),
@@ -46,7 +49,7 @@ def vacuum(state_root: Path) -> JsonObject:
     }
 
 
-def vacuum_session(state_root: Path, session_id: str) -> JsonObject:
+def vacuum_session(state_root: Path, session_id: str, *, step: Step = lambda name: None) -> JsonObject:
     """`vacuum`, reported for one session.
 
     Raises:
@@ -55,7 +58,7 @@ def vacuum_session(state_root: Path, session_id: str) -> JsonObject:
     with root.reading(state_root) as connection:
         if store.session(connection, session_id) is None:
             raise StateRefused(f"There is no session {session_id!r}.")
-    report = vacuum(state_root)
+    report = vacuum(state_root, step=step)
     with root.reading(state_root) as connection:
         kept = Counter(bytes(row["type"]).decode(errors="replace") for row in store.journal(connection, session_id))
     return {
@@ -69,31 +72,18 @@ def vacuum_session(state_root: Path, session_id: str) -> JsonObject:
     }
 
 
-@contextmanager
-def _locked(state_root: Path) -> Iterator[None]:
-    if not (state_root / root.DATABASE).is_file():
-        raise StateRefused(
-            f"There is no state below {state_root}: {root.DATABASE} is missing. Name it with --state-root."
-        )
-    lock = StateLock(state_root)
-    lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _rewrite(path: Path, backup: Path) -> None:
+def _rewrite(path: Path, backup: Path, step: Step) -> None:
     compact = path.with_name(f".{path.name}.vacuum")
     compact.unlink(missing_ok=True)
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            # Into the file itself: the log beside it must not outlive the swap.
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            _empty_log(connection, path)
+            step("writing the compact file")
             connection.execute("VACUUM INTO ?", (str(compact),))
         with closing(sqlite3.connect(compact, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
         compact.chmod(0o600)
+        step("comparing every row")
         if content_digest(compact) != content_digest(path):
             raise StateRefused(f"The compact copy of {path} differs from it; nothing was changed.")
         for leftover in (f"{path}-wal", f"{path}-shm"):
@@ -103,6 +93,8 @@ def _rewrite(path: Path, backup: Path) -> None:
         compact.rename(path)
         sync(path.parent)
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise StateRefused(f"There is no room beside {path} for its copy; nothing was changed.") from error
         raise StateUnreadable(
             f"The database {path} cannot be read: {error}. Look with `kheish-daemon state verify`."
         ) from error
@@ -113,10 +105,17 @@ def _rewrite(path: Path, backup: Path) -> None:
             name.unlink(missing_ok=True)
 
 
+def _empty_log(connection: sqlite3.Connection, path: Path) -> None:
+    # Into the file itself: what the log holds must be in the file that is kept, for the log goes.
+    busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    if busy:
+        raise StateRefused(f"Something else reads {path}, a backup or a check. Try again when that is done.")
+
+
 def content_digest(path: Path) -> str:
     """A digest of every row of every table, in one order, whatever the pages look like."""
     found = hashlib.sha256()
-    with closing(open_for_reading(path)) as connection:
+    with root.reading_file(path) as connection:
         for name in [*store.tables(connection), "sqlite_sequence"]:
             found.update(f"\n{name}\n".encode())
             columns = connection.execute(f'SELECT * FROM "{name}" LIMIT 0').description or ()  # noqa: S608  # its own tables

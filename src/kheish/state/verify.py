@@ -14,6 +14,7 @@ from kheish.state.findings import MAX_LISTED, Findings
 from kheish.state.journals import check_session
 from kheish.state.root import StateUnreadable
 from kheish.store.migrations import shipped
+from kheish.store.snapshot import ATTEMPTS, DatabaseMoved
 
 Step = Callable[[str], None]
 """Told what is looked at next."""
@@ -27,7 +28,17 @@ def verify(state_root: Path, *, quick: bool = False, step: Step = lambda name: N
 
     Raises:
         StateRefused: there is no database.
+        DatabaseMoved: daemons started again and again meanwhile.
     """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _verified(state_root, quick=quick, step=step)
+        except DatabaseMoved:
+            step("once more, for a daemon has started")
+    return _verified(state_root, quick=quick, step=step)
+
+
+def _verified(state_root: Path, *, quick: bool, step: Step) -> JsonObject:
     findings = Findings()
     _check_modes(state_root, findings)
     try:

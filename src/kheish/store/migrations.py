@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kheish.core.problems import Problem
 from kheish.store.files import private_folder
-from kheish.store.snapshot import copy_database
+from kheish.store.snapshot import PARTIAL, copy_database
 
 _KEPT_BACKUPS = 3
 
@@ -62,9 +62,9 @@ def migrate(
     *,
     backups: Path | None = None,
 ) -> list[str]:
-    """Apply what is missing, one transaction each; returns the names applied.
+    """Apply what is missing, all of it or nothing; returns the names applied.
 
-    A database that has content already is copied into the folder ``backups`` first; the newest three copies stay.
+    A database that has content already is copied into the folder ``backups`` first; the copies of three schemas stay.
 
     Raises:
         SchemaMismatch: the database has a migration this release does not know, or one with other content.
@@ -77,12 +77,8 @@ def migrate(
     _refuse_foreign(applied, known)
     pending = [migration for migration in known if migration.number not in applied]
     copy = _back_up(connection, backups, max(applied)) if pending and applied and backups is not None else None
-    for migration in pending:
-        try:
-            _apply(connection, migration)
-        except sqlite3.Error as error:
-            kept = "" if copy is None else f" A copy from before is {copy}."
-            raise MigrationFailed(f"Migration {migration.name} failed: {error}.{kept}") from error
+    if pending:
+        _apply(connection, pending, copy)
     return [migration.name for migration in pending]
 
 
@@ -103,9 +99,7 @@ def _back_up(connection: sqlite3.Connection, backups: Path, schema: int) -> Path
     try:
         private_folder(backups)
         copy_database(source, target)
-        copies = sorted(backups.glob("kheish-schema-*.db"), key=lambda path: path.stem.rsplit("-", 1)[-1])
-        for old in copies[:-_KEPT_BACKUPS]:
-            old.unlink()
+        _tidy(backups)
     except (OSError, sqlite3.Error) as error:
         raise MigrationFailed(
             f"The schema of {source} would change, and no copy could be made in {backups}: {error}. "
@@ -114,19 +108,39 @@ def _back_up(connection: sqlite3.Connection, backups: Path, schema: int) -> Path
     return target
 
 
-def _apply(connection: sqlite3.Connection, migration: Migration) -> None:
-    connection.execute("BEGIN IMMEDIATE")
+def _tidy(backups: Path) -> None:
+    """Keep the newest copy of each of the newest schemas, so that a start that fails again and again costs no other."""
+    for unfinished in backups.glob(f".kheish-schema-*{PARTIAL}"):
+        unfinished.unlink()
+    by_schema: dict[str, Path] = {}
+    for copy in sorted(backups.glob("kheish-schema-*.db"), key=_made_at, reverse=True):
+        if by_schema.setdefault(copy.name.split("-")[2], copy) != copy or len(by_schema) > _KEPT_BACKUPS:
+            copy.unlink()
+
+
+def _made_at(copy: Path) -> int:
+    made = copy.stem.rsplit("-", 1)[-1]
+    return int(made) if made.isdecimal() else 0
+
+
+def _apply(connection: sqlite3.Connection, pending: list[Migration], copy: Path | None) -> None:
+    name = pending[0].name
     try:
-        for statement in _statements(migration.sql):
-            connection.execute(statement)
-        connection.execute(
-            "INSERT INTO schema_migrations (number, name, sha256) VALUES (?, ?, ?)",
-            (migration.number, migration.name, migration.sha256),
-        )
-    except sqlite3.Error:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
+        connection.execute("BEGIN IMMEDIATE")
+        for migration in pending:
+            name = migration.name
+            for statement in _statements(migration.sql):
+                connection.execute(statement)
+            connection.execute(
+                "INSERT INTO schema_migrations (number, name, sha256) VALUES (?, ?, ?)",
+                (migration.number, migration.name, migration.sha256),
+            )
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        kept = "" if copy is None else f" A copy from before is {copy}."
+        raise MigrationFailed(f"Migration {name} failed: {error}. The database is as before.{kept}") from error
 
 
 def _statements(sql: str) -> list[str]:
