@@ -152,3 +152,15 @@ async def test_a_routes_usage_leaves_its_budget_after_the_period_and_a_sessions_
             assert spent.session == Usage(input_tokens=10, output_tokens=5, cost_usd=5.0)
         assert [usage.output_tokens for usage in used.values()] == [5, 5, 0, 5, 5]
         assert (await ledger.spent("t", replace(route, model="n"))) == Spent()
+
+
+async def test_totals_that_cannot_be_read_stop_no_run(tmp_path: Path) -> None:
+    async with serving(tmp_path, Answer(text="x")) as (house, _):
+        await house.session()
+        await house.daemon.board._database.write(
+            lambda transaction: transaction.connection.execute("ALTER TABLE usage_by_hour RENAME COLUMN hour TO lost")
+        )
+        ledger = UsageLedger(database=house.daemon.board._database, clock=FakeClock(), period_hours=24)
+        route = RouteRef(route_id="main", driver="openai_compatible", model="m")
+
+        assert await ledger.spent("s", route) == Spent()

@@ -8,6 +8,7 @@ import structlog
 
 from kheish.core.clock import Clock
 from kheish.core.messages import Usage
+from kheish.core.problems import StoreUnreadable
 from kheish.engine import entries as e
 from kheish.engine.budgets import Spent
 from kheish.engine.entries import Entry, RouteRef
@@ -84,7 +85,7 @@ class UsageLedger:
 
         try:
             return await self._database.read(query)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StoreUnreadable) as error:
             # A disk that cannot be read stops the run at its next commit; a budget is not the place to say so.
             log.warning("usage.unreadable", error=str(error))
             return Spent()
