@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -89,6 +90,7 @@ class Daemon:
     streams: Streams
     tracer: Tracer | None
     supervisor: Supervisor
+    reload: Callable[[], Awaitable[None]]
     unfinished: tuple[str, ...]
     """Sessions with runs to go on with."""
 
@@ -98,6 +100,15 @@ class Daemon:
         await self.engine.recover(self.unfinished)
         if self.unfinished:
             log.info("daemon.recovered", sessions=len(self.unfinished))
+
+    async def reload_routes(self) -> None:
+        """Read the routes file again; what cannot be used changes nothing. Runs keep the route they are pinned to."""
+        try:
+            await self.reload()
+        except Problem as problem:
+            log.error("daemon.routes_not_reloaded", detail=problem.detail)
+        else:
+            log.info("daemon.routes_reloaded")
 
     async def drain(self, timeout_s: float) -> None:
         """Not ready any more; finish or suspend what runs, then end the streams."""
@@ -232,6 +243,7 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
         streams=streams,
         tracer=tracer,
         supervisor=parts.supervisor,
+        reload=partial(_reload, parts, runtime),
         unfinished=tuple(database.run_offline(runs_store.live_sessions)),
     )
 
@@ -408,6 +420,15 @@ class StateRootUnusable(Problem):
     """The state root cannot be used."""
 
     domain, code, status = "storage", "state_root_unusable", 500
+
+
+async def _reload(parts: _Parts, runtime: Runtime) -> None:
+    if parts.settings.routes_file is None:
+        raise RoutesError("the routes came from the command line; only a routes file can be read again")
+    inventory = await asyncio.to_thread(_routes, replace(parts.settings, allow_empty_routes=False), parts.secret_store)
+    _knowing(parts.redactor, inventory, parts.secret_store)
+    await runtime.replace_routes(inventory)
+    parts.providers.replace_routes(inventory)
 
 
 def _knowing(redactor: Redactor, inventory: RouteInventory, store: SecretStore) -> Redactor:

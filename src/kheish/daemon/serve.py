@@ -70,12 +70,27 @@ async def _serve(settings: Settings, redactor: Redactor, open_database: OpenData
             await daemon.start()
             server = _Server(daemon, listener)
             await server.start()
+            _reload_on_hangup(daemon)
             log.info("daemon.ready", url=daemon.board.base_url, pid=os.getpid(), state_root=str(settings.state_root))
             await server.until_stopped(stop.requested)
             status = 0 if stop.requested.is_set() else 1
             await _shut_down(daemon, server, settings.drain_timeout_ms / 1000)
     log.info("daemon.stopped")
     return status
+
+
+def _reload_on_hangup(daemon: Daemon) -> None:
+    """SIGHUP: read the routes file again."""
+    asked = asyncio.Event()
+
+    async def reload() -> None:
+        while True:
+            await asked.wait()
+            asked.clear()
+            await daemon.reload_routes()
+
+    daemon.supervisor.start("routes", reload)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
 
 
 async def _shut_down(daemon: Daemon, server: _Server, deadline_s: float) -> None:

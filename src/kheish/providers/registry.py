@@ -64,6 +64,11 @@ class ProviderRegistry:
         configured = self._inventory.find(route.route_id)
         return RouteTerms(driver=Driver(route.driver)) if configured is None else configured.terms
 
+    def replace_routes(self, inventory: RouteInventory) -> None:
+        """Use other routes from the next call on; calls in flight end with the old ones."""
+        self._inventory = inventory
+        self._providers.clear()
+
     def secret_changed(self, slot_id: str) -> None:
         """Build the providers that use this secret anew; calls in flight end with the old one."""
         for route in self._inventory.routes:

@@ -106,6 +106,34 @@ class Runtime:
         """`GET /v1/runtime`."""
         return self._view(self._settings, self._revision, self._history_len)
 
+    async def replace_routes(self, inventory: RouteInventory) -> None:
+        """Take up a changed routes file. A default that an operator chose stays as long as it exists.
+
+        Raises:
+            StoreUnavailable: the change could not be announced; the old routes are in force.
+        """
+        async with self._changing:
+            before = self._configured
+            chosen = self._settings.default_route != before.default_route or self._settings.model is not None
+            self._configured = inventory
+            settings = (
+                self._restored(self._settings.to_json())
+                if chosen
+                else replace(self._settings, default_route=inventory.default_route)
+            )
+            try:
+                view = self._view(settings, self._revision, self._history_len)
+                data: JsonObject = {"type": "runtime_updated", "runtime": view}
+                await self._database.write(
+                    lambda transaction: self._feed.append(
+                        transaction, type="runtime_updated", session_id=None, run_id=None, data=data
+                    )
+                )
+            except BaseException:
+                self._configured = before
+                raise
+            self._apply(settings)
+
     async def revisions(self) -> list[JsonObject]:
         """Every kept revision, newest first."""
         found = await self._database.read(store.listed)
