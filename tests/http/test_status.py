@@ -27,7 +27,7 @@ async def test_status_counts_what_the_lists_show(free: House) -> None:
     assert (runs["total"], runs["running"], runs["queued"], runs["completed"]) == (3, 1, 1, 1)
     assert runs["max_session_queue_depth"] == 1
     assert runs["oldest_queued_run_id"] == "run-2"
-    assert status["sessions"] == {"total": 2, "active": 1}
+    assert status["sessions"] == {"total": 2, "active": 1, "waiting_for_store": 0}
     assert status["process_id"] == os.getpid()
     assert (status["status"], status["ready"], status["health"]["ok"]) == ("ready", True, True)
     assert status["runtime"] == (await free.get("/v1/runtime")).json()
@@ -45,6 +45,7 @@ async def test_status_shows_who_holds_the_state_root_and_that_it_can_write(house
     assert [(probe["name"], probe["state"]) for probe in storage["probes"]] == [
         ("state_root", "ok"),
         ("workspace_root", "ok"),
+        ("store", "ok"),
     ]
 
 

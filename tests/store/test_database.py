@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kheish.core.problems import Conflict, StoreUnavailable
+from kheish.core.problems import Conflict, StoreRejected, StoreUnavailable, StoreUnreadable
 from kheish.store.database import SqliteDatabase, Transaction
 from kheish.store.events import FeedEvent
 from kheish.store.migrations import migrate, shipped
@@ -69,7 +69,7 @@ async def test_a_unit_that_raises_is_rolled_back_alone(database: SqliteDatabase)
 async def test_a_constraint_that_fails_touches_no_other_unit(database: SqliteDatabase) -> None:
     await database.write(insert("a"))
 
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreRejected):
         await database.write(insert("a"))
 
     await database.write(insert("b"))
@@ -80,7 +80,7 @@ async def test_a_reader_cannot_write(database: SqliteDatabase) -> None:
     def sneak(connection: sqlite3.Connection) -> None:
         connection.execute(_INSERT, {"key": "sneaky"})
 
-    with pytest.raises(sqlite3.OperationalError):
+    with pytest.raises(StoreUnreadable, match="readonly"):
         await database.read(sneak)
 
 
@@ -131,7 +131,7 @@ async def test_a_unit_with_broken_sql_fails_alone(database: SqliteDatabase) -> N
     results = await asyncio.gather(*writes, return_exceptions=True)
 
     assert (results[0], results[2]) == ("a", "b")
-    assert isinstance(results[1], StoreUnavailable)
+    assert isinstance(results[1], StoreRejected)
     assert await database.read(keys) == ["a", "b"]
 
 

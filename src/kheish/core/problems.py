@@ -45,3 +45,9 @@ class StoreUnavailable(Problem):
     """The store refused a write; nothing was changed."""
 
     domain, code, status = "storage", "store_unavailable", 503
+
+
+class StoreRejected(StoreUnavailable):
+    """The store cannot take this write, now or later; nothing was changed."""
+
+    domain, code, status = "storage", "store_rejected", 500

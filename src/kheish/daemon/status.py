@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from typing import Protocol, cast
+from collections.abc import Awaitable
+from typing import Protocol, TypeVar, cast
 
 from kheish.auth.control_plane import ControlPlane
 from kheish.core.clock import Clock
 from kheish.core.jsonvalue import JsonObject, JsonValue
-from kheish.core.problems import Problem
+from kheish.core.problems import StoreUnreadable
 from kheish.daemon.probes import write_probe
 from kheish.daemon.settings import Settings
+from kheish.daemon.storage_status import closed_sessions, store_health, store_probe
+from kheish.daemon.storage_status import warnings as storage_warnings
 from kheish.daemon.supervisor import Supervisor
 from kheish.engine.engine import Engine
 from kheish.engine.journal import DatabaseJournal
@@ -21,11 +23,12 @@ from kheish.providers.routes import Readiness, ReadinessState, Route
 from kheish.runs.service import RunLedger
 from kheish.runtime.service import Runtime
 from kheish.sessions.service import Sessions
-from kheish.store.database import Database, WriteStatistics
+from kheish.store.database import Database
 from kheish.store.feed import Feed
 from kheish.store.lock import MECHANISM, StateLock
 
-_LISTED_SESSIONS = 20
+T = TypeVar("T")
+
 _PROBE_EVERY_MS = 10_000
 """A probe syncs a file; a dashboard that polls must not turn that into load."""
 
@@ -94,7 +97,7 @@ class StatusBoard:
         self._runtime = runtime
         self._supervisor = supervisor
         self._clock = clock
-        self._probed: tuple[int, list[JsonObject], JsonObject] | None = None
+        self._probed: tuple[int, list[JsonObject], JsonObject | None] | None = None
         self.draining = False
         """Set by the shutdown before anything else happens."""
         self.bind_addr = f"{settings.bind_host}:{settings.bind_port}"
@@ -107,13 +110,21 @@ class StatusBoard:
         """`GET /v1/status`."""
         started = time.monotonic()
         now = self._clock.now_ms()
-        runs = await self._ledger.status(
-            now_ms=now, queued_lag_ms=self._settings.queued_run_lag_ms, stale_ms=self._settings.stale_run_ms
+        runs = await _unless_unreadable(
+            self._ledger.status(
+                now_ms=now, queued_lag_ms=self._settings.queued_run_lag_ms, stale_ms=self._settings.stale_run_ms
+            )
         )
+        total = await _unless_unreadable(self._sessions.count())
         storage = await self._storage(now)
         readiness = self._readiness()
         events = self._feed.status()
-        warnings = [*_warnings(storage, runs, readiness, events), *self._control_plane.warnings()]
+        readable = runs is not None and total is not None and storage["session_storage"] is not None
+        warnings = [
+            *storage_warnings(storage, readable=readable),
+            *_warnings(runs or {}, readiness, events),
+            *self._control_plane.warnings(),
+        ]
         statistics = self._database.statistics
         return {
             "snapshot_at_ms": now,
@@ -138,7 +149,11 @@ class StatusBoard:
                 "warnings": warnings,
             },
             "events": events,
-            "sessions": {"total": await self._sessions.count(), "active": self._engine.active_sessions},
+            "sessions": {
+                "total": total,
+                "active": self._engine.active_sessions,
+                "waiting_for_store": self._engine.held_sessions,
+            },
             "runs": runs,
             "workers": self._supervisor.status(),
             "store": {
@@ -149,18 +164,20 @@ class StatusBoard:
         }
 
     async def _storage(self, now_ms: int) -> JsonObject:
+        statistics = self._database.statistics
         if self._probed is None or now_ms - self._probed[0] >= _PROBE_EVERY_MS:
             probes = [
                 await write_probe("state_root", self._settings.state_root),
                 await write_probe("workspace_root", self._settings.workspace_root),
             ]
-            self._probed = (now_ms, probes, await self._session_storage())
+            self._probed = (now_ms, probes, await _unless_unreadable(self._session_storage()))
         checked_at_ms, probes, session_storage = self._probed
+        probes = [*probes, store_probe(self._settings.state_root / "kheish.db", statistics)]
         return {
             "checked_at_ms": checked_at_ms,
             "ok": all(probe["writable"] for probe in probes),
-            **_store_health(self._database.statistics),
-            **_quarantined(self._engine.quarantined),
+            **store_health(statistics),
+            **closed_sessions(self._engine.quarantine),
             "probes": cast("list[JsonValue]", probes),
             "state_root_lock": {"path": str(self._lock.path), "held": self._lock.held, "mechanism": MECHANISM},
             "session_storage": session_storage,
@@ -219,50 +236,21 @@ def _route_row(route: Route, readiness: Readiness, *, active: bool) -> JsonObjec
     return row
 
 
-def _store_health(statistics: WriteStatistics) -> JsonObject:
-    failure = statistics.last_failure
-    found: JsonObject = {
-        "store_writable": statistics.writable,
-        "write_error_count": statistics.failed_units,
-        "read_error_count": statistics.failed_reads,
-    }
-    if failure is not None:
-        found["last_error"] = {"code": failure.code, "message": failure.message, "at_ms": failure.at_ms}
-    return found
+async def _unless_unreadable(block: Awaitable[T]) -> T | None:
+    """A status that cannot be read in full must still be given: None stands for what is missing."""
+    try:
+        return await block
+    except StoreUnreadable:
+        return None
 
 
-def _quarantined(sessions: Mapping[str, Problem]) -> JsonObject:
-    listed: list[JsonValue] = [
-        {
-            "session_id": session_id,
-            "code": problem.code,
-            "message": problem.detail,
-            "action": "Run `kheish-daemon state verify`, and restore a backup to get the session back.",
-        }
-        for session_id, problem in list(sessions.items())[:_LISTED_SESSIONS]
-    ]
-    return {"quarantined_session_count": len(sessions), "quarantined_sessions": listed}
-
-
-def _warnings(storage: JsonObject, runs: JsonObject, readiness: JsonObject, events: JsonObject) -> list[JsonObject]:
+def _warnings(runs: JsonObject, readiness: JsonObject, events: JsonObject) -> list[JsonObject]:
     found: list[JsonObject] = []
-    for probe in cast("list[JsonObject]", storage["probes"]):
-        if not probe["writable"]:
-            text = f"{probe['name']} is not writable: {probe['message']}"
-            found.append(_warning("error", "storage_write_probe_failed", text, probe.get("action")))
-    if not storage["store_writable"]:
-        failure = cast("JsonObject", storage["last_error"])
-        text = f"the store refuses writes ({failure['message']}): runs wait, nothing new is accepted"
-        action = "Make room or repair the disk; the daemon then goes on by itself."
-        found.append(_warning("error", "store_not_writable", text, action))
-    if storage["quarantined_session_count"]:
-        text = f"{storage['quarantined_session_count']} sessions cannot go on: their journals cannot be read"
-        found.append(_warning("error", "sessions_quarantined", text, "Look at storage.quarantined_sessions."))
-    lag, limit = runs.get("oldest_queued_run_age_ms"), runs["queued_run_lag_threshold_ms"]
+    lag, limit = runs.get("oldest_queued_run_age_ms"), runs.get("queued_run_lag_threshold_ms")
     if isinstance(lag, int) and isinstance(limit, int) and lag >= limit:
         text = f"a run has been queued for {lag} ms"
         found.append(_warning("warning", "queued_run_lag", text, None, runs.get("oldest_queued_run_id")))
-    if runs["stale_non_terminal_run_count"]:
+    if runs.get("stale_non_terminal_run_count"):
         text = f"{runs['stale_non_terminal_run_count']} unfinished runs have not moved for a long time"
         found.append(_warning("warning", "stale_non_terminal_runs", text, "Look at stale_non_terminal_run_ids."))
     if not readiness["active_route_ready"]:

@@ -10,7 +10,7 @@ import structlog
 
 from kheish.core.clock import Clock
 from kheish.core.ids import IdSource
-from kheish.core.problems import Problem, StoreUnavailable
+from kheish.core.problems import Problem, StoreRejected, StoreUnavailable, StoreUnreadable
 from kheish.engine import entries as e
 from kheish.engine.budgets import Allowance
 from kheish.engine.effects import ModelCaller, ToolCaller
@@ -18,6 +18,7 @@ from kheish.engine.entries import OnRestart, RunStatus
 from kheish.engine.judge import Judge
 from kheish.engine.memory import SessionMemory, remembered
 from kheish.engine.ports import Journal, LiveEvents, Models, Proposal, RecoveryCounts, Rule
+from kheish.engine.quarantine import Quarantine
 from kheish.engine.state import RunState, SessionState
 from kheish.engine.timers import TimerService
 from kheish.engine.worker import Command, Draining, Hands, SessionWorker
@@ -36,7 +37,17 @@ RECENT_BYTES = 128 << 20
 """Of these projections together, about."""
 _RECOVER_AT_ONCE = 32
 _STORE_RETRY_MS = 5_000
+_UNREADABLE_RETRY_MS = 60_000
+"""A page that cannot be read seldom gets better by itself, and each try reads a whole journal."""
 INTERRUPTED_BY_RESTART = "daemon restarted while the run was active"
+
+
+class SessionCrashed(Problem):
+    """The session met a bug of the daemon; the daemon's log has the details."""
+
+    domain, code, status = "sessions", "session_crashed", 500
+
+
 _Watcher = tuple[Callable[[SessionState], bool], asyncio.Future[None]]
 
 
@@ -87,10 +98,11 @@ class Engine:
         self._recent: OrderedDict[str, SessionMemory] = OrderedDict()
         self._recent_bytes = 0
         self._watchers: dict[str, list[_Watcher]] = {}
-        self.quarantined: dict[str, Problem] = {}
-        """Sessions that cannot go on, and why; the others are not affected."""
-        self._unkept: set[str] = set()
-        """Sessions whose last write the store refused."""
+        self.quarantine = Quarantine()
+        self._held: dict[str, SessionWorker] = {}
+        """Sessions that hold outcomes the store refused: they are saved before anything else happens there."""
+        self._owed: dict[str, Rule] = {}
+        """What has to become durable in a session before it goes on."""
         self._draining = False
         self.recovered = RecoveryCounts()
 
@@ -98,6 +110,11 @@ class Engine:
     def active_sessions(self) -> int:
         """Sessions with a task of their own right now."""
         return len(self._workers)
+
+    @property
+    def held_sessions(self) -> int:
+        """Sessions that wait for the store to take what they have done."""
+        return len(self._held)
 
     @property
     def draining(self) -> bool:
@@ -159,6 +176,8 @@ class Engine:
     async def drain(self, timeout_s: float) -> None:
         """Start nothing new, give what runs ``timeout_s`` seconds, then stop it; it resumes after a restart."""
         self._draining = True
+        for session_id in tuple(self._held):
+            self._worker(session_id)
         for worker in tuple(self._workers.values()):
             worker.drain()
         late = set(self._tasks)
@@ -225,6 +244,7 @@ class Engine:
             watcher[1].exception()
 
     async def _recover(self, session_id: str) -> None:
+        self._owed[session_id] = self._at_boot
         try:
             memory = await remembered(self._journal, session_id)
             for intent in _in_flight(memory.state):
@@ -234,41 +254,55 @@ class Engine:
                     log.warning("recovery.orphans_killed", session_id=session_id, processes=killed)
             # The session's task takes it from there: the journal is read once.
             self._remember(session_id, memory)
-            await self.transition(session_id, self._at_boot)
+            await self.transition(session_id, _nothing)
         except Problem as problem:
             # A damaged session stays as it is; the rest of the daemon goes on.
-            self.quarantined[session_id] = problem
+            self._stopped(session_id, problem)
             self.recovered.failed_sessions += 1
             log.error("recovery.session_failed", session_id=session_id, code=problem.code, detail=problem.detail)
         # Boot is for all sessions: not even a bug met on the way of one may keep the others down.
         except Exception:
+            self._stopped(session_id, SessionCrashed())
             self.recovered.failed_sessions += 1
             log.exception("recovery.session_crashed", session_id=session_id)
 
     def _wake(self, session_id: str, due_ms: int) -> None:
         if self._draining:
             return
-        if session_id not in self._unkept:
-            self._worker(session_id).wake(due_ms)
-            return
-        # The run goes on only after a write has succeeded again.
-        self._unkept.discard(session_id)
-        done: asyncio.Future[SessionState] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(_read_exception)
-        self._worker(session_id).post(Command(resume, None, done))
+        stopped = session_id in self._held or session_id in self._owed
+        worker = self._worker(session_id)
+        if not stopped:
+            worker.wake(due_ms)
 
     def _worker(self, session_id: str) -> SessionWorker:
         worker = self._workers.get(session_id)
         if worker is None:
-            memory = self._recent.pop(session_id, None)
-            if memory is not None:
-                self._recent_bytes -= memory.transcript.memory_bytes
-            worker = SessionWorker(session_id, self._hands, memory)
+            worker = self._held.pop(session_id, None) or self._remembering(session_id)
             self._workers[session_id] = worker
+            if session_id in self._owed:
+                worker.post(self._repayment(session_id))
             task = asyncio.get_running_loop().create_task(self._serve(worker), name=f"session:{session_id}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return worker
+
+    def _remembering(self, session_id: str) -> SessionWorker:
+        memory = self._recent.pop(session_id, None)
+        if memory is not None:
+            self._recent_bytes -= memory.transcript.memory_bytes
+        return SessionWorker(session_id, self._hands, memory)
+
+    def _repayment(self, session_id: str) -> Command:
+        """The command that makes durable what the session owes."""
+
+        def paid(done: asyncio.Future[SessionState]) -> None:
+            # The worker says in the log what failed; nobody else waits for this command.
+            if not done.cancelled() and done.exception() is None:
+                self._owed.pop(session_id, None)
+
+        done: asyncio.Future[SessionState] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(paid)
+        return Command(self._owed[session_id], None, done)
 
     async def _serve(self, worker: SessionWorker) -> None:
         session_id = worker.session_id
@@ -276,23 +310,42 @@ class Engine:
         try:
             await worker.run()
             keep = True
-            self.quarantined.pop(session_id, None)
+            self.quarantine.release(session_id)
         except StoreUnavailable as problem:
-            log.error("session.store_unavailable", session_id=session_id, detail=problem.detail)
-            self._unkept.add(session_id)
-            self.timers.set(session_id, self._clock.now_ms() + _STORE_RETRY_MS, in_ms=_STORE_RETRY_MS)
+            log.error("session.store_unavailable", session_id=session_id, code=problem.code, detail=problem.detail)
+            if worker.unsaved and not isinstance(problem, StoreRejected):
+                self._held[session_id] = worker
+            else:
+                # What is in memory may not be what is on the disk: it is read again.
+                self._owed.setdefault(session_id, resume)
+            self._stopped(session_id, problem)
         except Problem as problem:
             log.error("session.failed", session_id=session_id, code=problem.code, detail=problem.detail)
-            self.quarantined[session_id] = problem
+            self._stopped(session_id, problem)
             self._disappoint(session_id, problem)
         # One failing session never takes the daemon down; its journal is as good as before.
         except Exception as error:
             log.exception("session.crashed", session_id=session_id)
+            self._stopped(session_id, SessionCrashed())
             self._disappoint(session_id, error)
         finally:
             del self._workers[session_id]
             if keep and worker.memory is not None:
                 self._remember(session_id, worker.memory)
+
+    def _stopped(self, session_id: str, problem: Problem) -> None:
+        """The session's task ended before its work; look again later where that may help."""
+        now_ms = self._clock.now_ms()
+        match problem:
+            case StoreUnavailable():
+                self.timers.set(session_id, now_ms + _STORE_RETRY_MS, in_ms=_STORE_RETRY_MS)
+            case StoreUnreadable():
+                self.timers.set(session_id, now_ms + _UNREADABLE_RETRY_MS, in_ms=_UNREADABLE_RETRY_MS)
+            case _:
+                pass
+        # A store that takes no writes is the whole daemon's trouble, not this session's.
+        if isinstance(problem, StoreRejected) or not isinstance(problem, StoreUnavailable | Draining):
+            self.quarantine.add(session_id, problem, at_ms=now_ms)
 
     def _disappoint(self, session_id: str, error: Exception) -> None:
         """Nobody may wait for a session that does not go on."""
@@ -307,12 +360,6 @@ class Engine:
         while len(self._recent) > 1 and (len(self._recent) > RECENT_SESSIONS or self._recent_bytes > RECENT_BYTES):
             _, oldest = self._recent.popitem(last=False)
             self._recent_bytes -= oldest.transcript.memory_bytes
-
-
-def _read_exception(done: asyncio.Future[SessionState]) -> None:
-    """The worker says in the log what failed; nobody else waits for this command."""
-    if not done.cancelled():
-        done.exception()
 
 
 def _in_flight(state: SessionState) -> list[e.ToolIntended]:

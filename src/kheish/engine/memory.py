@@ -66,6 +66,10 @@ class Buffer:
         if self._ahead is not None:
             self._ahead.extend(recorded)
 
+    def copy(self) -> Buffer:
+        """What is in it now; entries that follow go to one of the two only."""
+        return Buffer(entries=list(self.entries), runs=dict(self.runs))
+
     def window(self, memory: SessionMemory) -> Transcript:
         """The conversation as it will be once the buffer is durable."""
         if not self.entries:

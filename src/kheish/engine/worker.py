@@ -135,10 +135,19 @@ class SessionWorker:
         assert self.memory is not None
         return self.memory.state
 
+    @property
+    def unsaved(self) -> bool:
+        """It holds outcomes that are not durable: what a model said or a tool did."""
+        return bool(self._buffer.entries)
+
     async def run(self) -> None:
-        """Serve until there is nothing to do. Cancelling aborts what is in flight and records nothing."""
+        """Serve until there is nothing to do. Cancelling aborts what is in flight and records nothing.
+
+        After a `StoreUnavailable` it can be called again: what is unsaved is saved before anything else happens.
+        """
         try:
             await self._load()
+            await self._save()
             while await self._turn():
                 pass
         except BaseException as error:
@@ -163,7 +172,8 @@ class SessionWorker:
     async def _load(self) -> None:
         if self.memory is None:
             self.memory = await remembered(self._hands.journal, self.session_id)
-        self._mark_durable()
+        if self._durable is None:
+            self._mark_durable()
 
     # Commands: rules of the capabilities
 
@@ -326,11 +336,15 @@ class SessionWorker:
             for result in batch.results():
                 self._record(result, run.run_id)
             return False
+        assert self.memory is not None
+        before = self.state, self.memory.last_at_ms, self._buffer.copy()
         try:
             for intent in batch.intents():
                 self._record(intent, run.run_id)
             await self._save()
         except BaseException:
+            # Nothing has begun: an intent that is written later would say that it may have.
+            self.memory.state, self.memory.last_at_ms, self._buffer = before
             await batch.abandon()
             raise
         self._start(run, batch.run(), batch)

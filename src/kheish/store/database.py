@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from kheish.core.problems import Problem, StoreUnavailable, StoreUnreadable
+from kheish.core.problems import StoreRejected, StoreUnavailable, StoreUnreadable
 from kheish.store.distribution import Distribution, Spread
 from kheish.store.events import FeedEvent
 
@@ -26,6 +26,20 @@ _READERS = 2
 """More readers only contend for the interpreter."""
 _COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _COMMIT_UNITS = (1, 2, 4, 8, 16, 32, 64, 128, _MAX_GROUP)
+_PASSING = frozenset(
+    (
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+    )
+)
+"""Primary result codes of a store that may take the same write later."""
 
 
 @dataclass(slots=True)
@@ -61,7 +75,7 @@ class StoreFailure:
     """One time the store refused."""
 
     code: str
-    """store_unavailable for a write, store_unreadable for a read."""
+    """store_unavailable or store_rejected for a write, store_unreadable for a read."""
     message: str
     """In the database's own words."""
     at_ms: int
@@ -74,7 +88,9 @@ class Database(Protocol):
         """Run ``unit`` in a savepoint of the next commit.
 
         Raises:
-            StoreUnavailable: the commit failed (disk full, read-only, damaged); nothing was changed.
+            StoreUnavailable: the commit failed (disk full, read-only, failing); nothing was changed, and the same
+                unit may succeed later.
+            StoreRejected: this unit can never be written: it contradicts what is there, or a page is damaged.
             Problem: ``unit`` raised it; its savepoint was rolled back.
         """
         ...
@@ -127,6 +143,8 @@ class SqliteDatabase:
         self._failed_reads = 0
         self._last_failure: StoreFailure | None = None
         self._writable = True
+        self._unsettled = False
+        """A commit failed after its frames may have been written, and nothing was committed since."""
         self._commit_seconds = Distribution(_COMMIT_SECONDS)
         self._commit_units = Distribution(_COMMIT_UNITS)
         self._closed = False
@@ -182,8 +200,9 @@ class SqliteDatabase:
         if self._path is None:
             connection = sqlite3.connect(self._memory_name, uri=True, check_same_thread=False, isolation_level=None)
         else:
-            # Made before SQLite does it, and for its owner only; the log beside it takes the same mode.
-            self._path.touch(mode=0o600)
+            if not read_only:
+                # Made before SQLite does it, and for its owner only; the log beside it takes the same mode.
+                self._path.touch(mode=0o600)
             connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
             if not read_only:
                 connection.execute("PRAGMA journal_mode = WAL")
@@ -198,23 +217,31 @@ class SqliteDatabase:
         return connection
 
     def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._connect(read_only=True)
-            self._reader_connections.append(connection)
         try:
-            return query(connection)
+            return query(self._reader())
         except BaseException as error:
             # A cursor left half-read, alive in the traceback, would pin this reader to an old snapshot.
-            del self._local.connection
-            self._reader_connections.remove(connection)
-            connection.close()
+            self._drop_reader()
             if not isinstance(error, sqlite3.Error):
                 raise
             self._failed_reads += 1
             self._last_failure = _failure(StoreUnreadable.code, error)
             detail = f"The store could not be read ({error}). Look with `kheish-daemon state verify`."
             raise StoreUnreadable(detail) from error
+
+    def _reader(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect(read_only=True)
+            self._reader_connections.append(connection)
+        return connection
+
+    def _drop_reader(self) -> None:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            del self._local.connection
+            self._reader_connections.remove(connection)
+            connection.close()
 
     def _serve(self) -> None:
         while (first := self._inbox.get()) is not None:
@@ -243,34 +270,53 @@ class SqliteDatabase:
         return group, False
 
     def _commit(self, group: list[_Unit[Any]]) -> None:
-        begun = False
+        begun = complete = False
         began = time.perf_counter()
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             begun = True
             for unit in group:
                 self._run(unit)
+            complete = True
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
+            self._unsettled = self._unsettled or complete
             if begun and len(group) > 1:
                 # One unit's trouble must not become its neighbours': each on its own.
                 for unit in group:
                     unit.error, unit.published = None, []
                     self._commit([unit])
                 return
+            if self._unsettled:
+                self._bury()
             for unit in group:
                 self._fail(unit, error)
-            self._last_failure = _failure(StoreUnavailable.code, error)
-            self._writable = False
+            self._writable = self._writable and begun and not complete and not _passing(error)
         else:
-            self._writable = True
-        self._commit_seconds.add(time.perf_counter() - began)
+            self._writable, self._unsettled = True, False
+        self._count(group, time.perf_counter() - began)
+        self._wake(group)
+
+    def _bury(self) -> None:
+        """Make a refused commit stay refused.
+
+        A commit whose sync failed leaves whole, valid frames behind in the log. Nobody sees them now, but the recovery
+        after a kill would. A commit of nothing, written in their place, ends the log before them, synced or not.
+        """
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA user_version = 0")
+            self._unsettled = False
+
+    def _count(self, group: list[_Unit[Any]], seconds: float) -> None:
+        self._commit_seconds.add(seconds)
         self._commit_units.add(len(group))
         self._commits += 1
         self._units += len(group)
-        self._failed += sum(isinstance(unit.error, StoreUnavailable) for unit in group)
-        self._wake(group)
+        for unit in group:
+            if isinstance(unit.error, StoreUnavailable):
+                self._failed += 1
+                self._last_failure = _failure(unit.error.code, unit.error.__cause__ or unit.error)
 
     def _wake(self, group: list[_Unit[Any]]) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[_Unit[Any]]] = {}
@@ -291,8 +337,8 @@ class SqliteDatabase:
             raise
         # A unit belongs to its caller: whatever it raises goes back to that caller and touches no other unit.
         except Exception as error:
+            unit.error = _refusal(error) if isinstance(error, sqlite3.Error) else error
             self._connection.execute("ROLLBACK TO unit")
-            unit.error = error if isinstance(error, Problem) else _unexpected(error)
         self._connection.execute("RELEASE unit")
 
     def _roll_back(self) -> None:
@@ -302,8 +348,7 @@ class SqliteDatabase:
                 self._connection.execute("ROLLBACK")
 
     def _fail(self, unit: _Unit[Any], error: sqlite3.Error) -> None:
-        unit.error = unit.error or StoreUnavailable(f"The store refused a write ({error}); nothing was changed.")
-        unit.error.__cause__ = unit.error.__cause__ or error
+        unit.error = unit.error or _refusal(error)
         unit.published = []
 
     def _deliver(self, units: list[_Unit[Any]]) -> None:
@@ -316,7 +361,7 @@ class SqliteDatabase:
                 unit.settle()
 
 
-def _failure(code: str, error: sqlite3.Error) -> StoreFailure:
+def _failure(code: str, error: BaseException) -> StoreFailure:
     return StoreFailure(code=code, message=str(error), at_ms=time.time_ns() // 1_000_000)
 
 
@@ -324,9 +369,17 @@ def _closed() -> StoreUnavailable:
     return StoreUnavailable("The store is closed; the daemon is shutting down.")
 
 
-def _unexpected(error: Exception) -> Exception:
-    if isinstance(error, sqlite3.Error):
-        problem = StoreUnavailable(f"The store refused a write ({error}); nothing was changed.")
-        problem.__cause__ = error
-        return problem
-    return error
+def _passing(error: sqlite3.Error) -> bool:
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return code is None or (code & 0xFF) in _PASSING
+
+
+def _refusal(error: sqlite3.Error) -> StoreUnavailable:
+    if _passing(error):
+        refusal = StoreUnavailable(f"The store refused a write ({error}); nothing was changed.")
+    else:
+        refusal = StoreRejected(
+            f"The store cannot take this write ({error}); nothing was changed. Look with `kheish-daemon state verify`."
+        )
+    refusal.__cause__ = error
+    return refusal
