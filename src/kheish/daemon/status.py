@@ -110,11 +110,7 @@ class StatusBoard:
         """`GET /v1/status`."""
         started = time.monotonic()
         now = self._clock.now_ms()
-        runs = await _unless_unreadable(
-            self._ledger.status(
-                now_ms=now, queued_lag_ms=self._settings.queued_run_lag_ms, stale_ms=self._settings.stale_run_ms
-            )
-        )
+        runs = await _unless_unreadable(self._runs(now))
         total = await _unless_unreadable(self._sessions.count())
         storage = await self._storage(now)
         readiness = self._readiness()
@@ -143,10 +139,7 @@ class StatusBoard:
             "health": {
                 "generated_at_ms": now,
                 "snapshot_duration_ms": round((time.monotonic() - started) * 1000),
-                "ok": not any(warning["severity"] == "error" for warning in warnings),
-                "route_error_count": readiness["error_route_count"],
-                "route_warning_count": readiness["warning_route_count"],
-                "warnings": warnings,
+                **_health(readiness, warnings),
             },
             "events": events,
             "sessions": {
@@ -162,6 +155,11 @@ class StatusBoard:
                 "failed_units": statistics.failed_units,
             },
         }
+
+    async def _runs(self, now_ms: int) -> JsonObject:
+        return await self._ledger.status(
+            now_ms=now_ms, queued_lag_ms=self._settings.queued_run_lag_ms, stale_ms=self._settings.stale_run_ms
+        )
 
     async def _storage(self, now_ms: int) -> JsonObject:
         statistics = self._database.statistics
@@ -242,6 +240,15 @@ async def _unless_unreadable(block: Awaitable[T]) -> T | None:
         return await block
     except StoreUnreadable:
         return None
+
+
+def _health(readiness: JsonObject, warnings: list[JsonObject]) -> JsonObject:
+    return {
+        "ok": not any(warning["severity"] == "error" for warning in warnings),
+        "route_error_count": readiness["error_route_count"],
+        "route_warning_count": readiness["warning_route_count"],
+        "warnings": [*warnings],
+    }
 
 
 def _warnings(runs: JsonObject, readiness: JsonObject, events: JsonObject) -> list[JsonObject]:

@@ -76,18 +76,14 @@ class Engine:
         self._run_number = last_run_number
         self._at_boot = restarted(restart_policy)
         self.timers = TimerService(clock=clock, wake=self._wake)
+        allowance = allowance or Allowance()
+        caller = ModelCaller(
+            models=models, tools=tools, live=live, clock=clock, ids=ids, system=system, allowance=allowance
+        )
         self._hands = Hands(
             journal=journal,
             judge=Judge(tools=tools, permissions=permissions, limits=limits),
-            models=ModelCaller(
-                models=models,
-                tools=tools,
-                live=live,
-                clock=clock,
-                ids=ids,
-                system=system,
-                allowance=allowance or Allowance(),
-            ),
+            models=caller,
             tools=ToolCaller(tools=tools, context=tool_context, limits=limits),
             runtime=tools,
             clock=clock,
@@ -99,10 +95,9 @@ class Engine:
         self._recent_bytes = 0
         self._watchers: dict[str, list[_Watcher]] = {}
         self.quarantine = Quarantine()
+        # What the store refused of a session, and what a session must make durable, before it goes on.
         self._held: dict[str, SessionWorker] = {}
-        """Sessions that hold outcomes the store refused: they are saved before anything else happens there."""
         self._owed: dict[str, Rule] = {}
-        """What has to become durable in a session before it goes on."""
         self._draining = False
         self.recovered = RecoveryCounts()
 
