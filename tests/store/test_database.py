@@ -222,3 +222,26 @@ def test_every_migration_has_a_number_of_its_own() -> None:
     numbers = [migration.number for migration in shipped()]
 
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+async def test_a_bug_in_the_writing_thread_is_told_to_those_who_wait_and_the_next_ones_are_served(
+    tmp_path: Path,
+) -> None:
+    class Buggy(SqliteDatabase):
+        broken = False
+
+        def _run(self, unit: object) -> None:
+            if self.broken:
+                raise ValueError("a bug")
+            super()._run(unit)  # type: ignore[arg-type]  # the type of a unit is the store's own
+
+    database = Buggy(tmp_path / "kheish.db")
+    database.run_offline(migrate)
+    database.broken = True
+    with pytest.raises(ValueError, match="a bug"):
+        await asyncio.wait_for(database.write(insert("lost")), 30)
+    database.broken = False
+
+    assert await database.write(insert("kept")) == "kept"
+    assert await database.read(keys) == ["kept"]
+    database.close()

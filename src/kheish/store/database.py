@@ -119,7 +119,7 @@ class _Unit(Generic[T]):
         self.published: list[FeedEvent] = []
 
     def settle(self) -> None:
-        if self.future.cancelled():
+        if self.future.done():
             return
         if self.error is not None:
             self.future.set_exception(self.error)
@@ -246,7 +246,14 @@ class SqliteDatabase:
     def _serve(self) -> None:
         while (first := self._inbox.get()) is not None:
             group, last = self._gather(first)
-            self._commit(group)
+            try:
+                self._commit(group)
+            # The one thread that writes: whatever breaks in it, those who wait are told and the next ones served.
+            except Exception as error:
+                self._roll_back()
+                for unit in group:
+                    unit.error = unit.error or error
+                self._wake(group)
             if last:
                 return
 
@@ -295,7 +302,7 @@ class SqliteDatabase:
             self._writable = self._writable and begun and not complete and not _passing(error)
         else:
             self._writable, self._unsettled = True, False
-        self._count(group, time.perf_counter() - began)
+        self._account(group, time.perf_counter() - began)
         self._wake(group)
 
     def _bury(self) -> None:
@@ -308,7 +315,7 @@ class SqliteDatabase:
             self._connection.execute("PRAGMA user_version = 0")
             self._unsettled = False
 
-    def _count(self, group: list[_Unit[Any]], seconds: float) -> None:
+    def _account(self, group: list[_Unit[Any]], seconds: float) -> None:
         self._commit_seconds.add(seconds)
         self._commit_units.add(len(group))
         self._commits += 1
