@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from kheish.state.findings import MAX_LISTED
 from kheish.state.root import StateRefused
 from kheish.state.verify import verify
 from kheish.store.blobs import BlobStore
+from kheish.store.files import private_folder
 from tests.http.house import opened
 from tests.state.conftest import Kept, fill
 
@@ -40,6 +42,9 @@ DAMAGES: dict[str, tuple[str, ...]] = {
     "entry_damaged": ("UPDATE journal SET body = 'x' WHERE session_id = 's' AND position = 2",),
     "journal_gap": ("DELETE FROM journal WHERE session_id = 's' AND position = 3",),
     "session_row_differs": ("UPDATE sessions SET journal_len = 1 WHERE session_id = 's'",),
+    "session_row_damaged": ("UPDATE sessions SET todos = '[' WHERE session_id = 's'",),
+    "entry_without_run": ("UPDATE journal SET run_id = 'run-77' WHERE session_id = 's' AND type = 'model_replied'",),
+    "output_differs": ("UPDATE outputs SET position = 1 WHERE run_id = 'run-1'",),
     "session_row_missing": ("DELETE FROM sessions WHERE session_id = 's'",),
     "run_row_differs": ("UPDATE runs SET status = 'running', live = 1 WHERE run_id = 'run-1'",),
     "run_row_missing": ("DELETE FROM runs WHERE run_id = 'run-2'",),
@@ -68,6 +73,56 @@ def test_each_kind_of_damage_is_named(kept: Kept, code: str) -> None:
     assert finding["severity"] == "error"
     assert finding["where"]
     assert finding["action"]
+
+
+SESSION_COLUMNS = ("status", "pending_approvals", "pending_questions", "checkpoint_len", "journal_len")
+RUN_COLUMNS = (
+    "number", "agent_id", "kind", "status", "live", "first_offset", "last_offset", "submitted_at_ms", "updated_at_ms",
+    "started_at_ms", "finished_at_ms", "error", "pending_approvals", "pending_questions",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("column", SESSION_COLUMNS)
+def test_a_session_row_that_says_something_else_is_found(kept: Kept, column: str) -> None:
+    kept.change(f"UPDATE sessions SET {column} = 77 WHERE session_id = 'wait'")
+
+    [finding] = kept.verified()["findings"]
+    assert (finding["code"], finding["where"]) == ("session_row_differs", "session wait")
+    assert finding["message"].endswith(f"in {column}")
+
+
+@pytest.mark.parametrize("column", RUN_COLUMNS)
+def test_a_run_row_that_says_something_else_is_found(kept: Kept, column: str) -> None:
+    kept.change(f"UPDATE runs SET {column} = '77' WHERE run_id = 'run-2'")
+
+    [finding] = kept.verified()["findings"]
+    assert (finding["code"], finding["where"]) == ("run_row_differs", "run-2")
+    assert finding["message"].endswith(f"in {column}")
+
+
+def test_counted_bytes_that_are_wrong_are_a_warning(kept: Kept) -> None:
+    kept.change("UPDATE journal_sizes SET bytes = 7", "INSERT INTO journal_sizes VALUES ('nobody', 1)")
+    report = kept.verified()
+
+    assert report["ok"] is True
+    assert [finding["code"] for finding in report["findings"]] == ["session_size_differs"] * 4
+
+
+def test_many_warnings_hide_no_error(kept: Kept) -> None:
+    private_folder(kept.state / "blobs" / "aa")
+    for number in range(MAX_LISTED + 10):
+        (kept.state / "blobs" / "aa" / f".{number}.tmp").touch(mode=0o600)
+    kept.change("UPDATE feed SET data = '{' WHERE id = 1")
+    BlobStore(kept.state / "blobs").path("bb" * 32).parent.mkdir(mode=0o700)
+    (kept.state / "blobs" / "bb" / ("bb" * 32)).touch(mode=0o600)
+    report = kept.verified()
+
+    assert len(report["findings"]) == MAX_LISTED
+    assert [finding["code"] for finding in report["findings"]][:3] == [
+        "event_damaged",
+        "blob_damaged",
+        "blob_unfinished",
+    ]
 
 
 def test_an_unreadable_row_of_any_bytes_is_found(kept: Kept) -> None:
@@ -125,10 +180,10 @@ def test_blobs_are_compared_with_their_names(kept: Kept) -> None:
     blobs.path(blobs.put(b"one")).write_bytes(b"other")
     moved = blobs.path(blobs.put(b"two"))
     stray = kept.state / "blobs" / "zz" / hashlib.sha256(b"two").hexdigest()
-    stray.parent.mkdir()
+    stray.parent.mkdir(mode=0o700)
     moved.rename(stray)
     unfinished = kept.state / "blobs" / "zz" / ".0123.tmp"
-    unfinished.write_bytes(b"half")
+    unfinished.touch(mode=0o600)
     report = kept.verified()
 
     assert sorted(finding["code"] for finding in report["findings"]) == [
@@ -166,8 +221,7 @@ def test_a_daemon_that_starts_meanwhile_is_no_damage(kept: Kept) -> None:
     def start(name: str) -> None:
         steps.append(name)
         if name == "schema" and steps.count(name) == 1:
-            kept.change("UPDATE sessions SET journal_len = journal_len + 1", "UPDATE feed SET data = '{'")
-            kept.change("UPDATE sessions SET journal_len = journal_len - 1", "UPDATE feed SET data = '{}'")
+            kept.change("UPDATE runs SET error = error || ''", "UPDATE feed SET data = data || ' '")
 
     report = verify(kept.state, step=start)
 

@@ -25,7 +25,7 @@ class Findings:
 
     checked: Counter[str] = field(default_factory=Counter)
     """How much of what was looked at."""
-    _listed: list[JsonValue] = field(default_factory=list)
+    _listed: dict[Severity, list[JsonValue]] = field(default_factory=lambda: {severity: [] for severity in Severity})
     _counts: Counter[Severity] = field(default_factory=Counter)
 
     def error(self, code: str, where: str, message: str, action: str) -> None:
@@ -41,18 +41,20 @@ class Findings:
 
     def report(self) -> JsonObject:
         """The JSON report."""
+        # Errors first: many warnings must not hide one.
+        listed = [finding for severity in Severity for finding in self._listed[severity]][:MAX_LISTED]
         return {
             "ok": self.ok,
             "checked": dict(sorted(self.checked.items())),
             "error_count": self._counts[Severity.ERROR],
             "warning_count": self._counts[Severity.WARNING],
-            "findings": self._listed,
-            "findings_left_out": sum(self._counts.values()) - len(self._listed),
+            "findings": listed,
+            "findings_left_out": sum(self._counts.values()) - len(listed),
         }
 
     def _add(self, severity: Severity, code: str, where: str, message: str, action: str) -> None:
         self._counts[severity] += 1
-        if len(self._listed) < MAX_LISTED:
-            self._listed.append(
+        if len(self._listed[severity]) < MAX_LISTED:
+            self._listed[severity].append(
                 {"severity": severity.value, "code": code, "where": where, "message": message, "action": action}
             )

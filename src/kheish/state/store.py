@@ -16,7 +16,8 @@ SELECT position, run_id, at_ms, CAST(type AS BLOB) AS type, version, CAST(body A
  WHERE session_id = :session_id ORDER BY position
 """
 _RUNS_OF_SESSION = """
-SELECT run_id, status, live, first_offset, last_offset, submitted_at_ms, finished_at_ms, error,
+SELECT run_id, number, agent_id, kind, status, live, first_offset, last_offset, submitted_at_ms, updated_at_ms,
+       started_at_ms, finished_at_ms, error,
        CAST(pending_approvals AS BLOB) AS pending_approvals, CAST(pending_questions AS BLOB) AS pending_questions
   FROM runs WHERE session_id = :session_id ORDER BY number
 """
@@ -28,7 +29,14 @@ SELECT run_id, call_id, position, json_valid(body) AS sound FROM outputs WHERE s
 _LOST_OUTPUTS = "SELECT run_id, call_id FROM outputs WHERE run_id NOT IN (SELECT run_id FROM runs)"
 _LOST_KEYS = "SELECT scope, run_id FROM idempotency WHERE run_id NOT IN (SELECT run_id FROM runs)"
 _LOST_BINDINGS = "SELECT session_id FROM binding_keys WHERE session_id NOT IN (SELECT session_id FROM sessions)"
-_FEED = "SELECT id, json_valid(data) AS sound FROM feed ORDER BY id"
+_JOURNAL_SIZE = "SELECT bytes FROM journal_sizes WHERE session_id = :session_id"
+_SIZES_WITHOUT_SESSION = """
+SELECT session_id FROM journal_sizes WHERE session_id NOT IN (SELECT session_id FROM sessions)
+"""
+_FEED = """
+SELECT id, CASE WHEN json_valid(data) THEN json_extract(data, '$.type') IS type ELSE 0 END AS sound
+  FROM feed ORDER BY id
+"""
 _FEED_SEQUENCE = "SELECT COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'feed'), 0) AS last"
 _TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
 _MIGRATIONS = "SELECT number, name, sha256 FROM schema_migrations ORDER BY number"
@@ -82,6 +90,17 @@ def lost_keys(connection: sqlite3.Connection) -> list[sqlite3.Row]:
 
 def lost_bindings(connection: sqlite3.Connection) -> list[str]:
     return [row["session_id"] for row in connection.execute(_LOST_BINDINGS)]
+
+
+def journal_size(connection: sqlite3.Connection, session_id: str) -> int:
+    """Bytes of a session's entries as they were counted when they were written."""
+    row = connection.execute(_JOURNAL_SIZE, {"session_id": session_id}).fetchone()
+    return 0 if row is None else row["bytes"]
+
+
+def sizes_without_session(connection: sqlite3.Connection) -> list[str]:
+    """Sessions that do not exist and whose bytes are counted."""
+    return [row["session_id"] for row in connection.execute(_SIZES_WITHOUT_SESSION)]
 
 
 def feed(connection: sqlite3.Connection) -> Iterator[sqlite3.Row]:

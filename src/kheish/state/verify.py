@@ -123,6 +123,10 @@ def _check_rows(connection: sqlite3.Connection, findings: Findings, step: Step) 
         findings.error("key_run_missing", key["run_id"], f"an idempotency key of {key['scope']} names it", _REPORT)
     for session_id in store.lost_bindings(connection):
         findings.error("binding_session_missing", f"session {session_id}", "a binding key names it", _REPORT)
+    for session_id in store.sizes_without_session(connection):
+        findings.warning(
+            "session_size_differs", f"session {session_id}", "bytes are counted, it does not exist", _REPORT
+        )
     _check_feed(connection, findings)
 
 
@@ -132,7 +136,7 @@ def _check_feed(connection: sqlite3.Connection, findings: Findings) -> None:
         findings.checked["events"] += 1
         last = row["id"]
         if not row["sound"]:
-            findings.error("event_damaged", f"event {last}", "its data is not JSON", _REPORT)
+            findings.error("event_damaged", f"event {last}", "its data cannot be read", _REPORT)
     given_out = store.feed_sequence(connection)
     if last > given_out:
         message = f"event {last} is newer than the highest id that was given out, {given_out}"
@@ -157,12 +161,13 @@ def _check_blobs(state_root: Path, findings: Findings) -> None:
 
 
 def _check_modes(state_root: Path, findings: Findings) -> None:
-    for path in (state_root, *sorted(state_root.glob("*")), *sorted((state_root / "auth").glob("*"))):
+    for path in (state_root, *sorted(state_root.rglob("*"))):
         try:
-            mode = stat.S_IMODE(path.stat().st_mode)
+            found = path.lstat().st_mode
         except OSError:
             continue
-        if mode & (stat.S_IRWXG | stat.S_IRWXO) and path.name != "daemon.lock":
+        mode = stat.S_IMODE(found)
+        if not stat.S_ISLNK(found) and mode & (stat.S_IRWXG | stat.S_IRWXO) and path.name != "daemon.lock":
             where = "." if path == state_root else str(path.relative_to(state_root))
             wanted = "700" if path.is_dir() else "600"
             message = f"others than its owner may use it (mode {mode:o})"
