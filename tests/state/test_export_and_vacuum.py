@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sqlite3
+import stat
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from kheish.engine.journal import JournalDamaged
 from kheish.state.export import export
+from kheish.state.layout import export_folder, stem
 from kheish.state.root import StateRefused
 from kheish.state.vacuum import content_digest, vacuum, vacuum_session
 from kheish.store.files import private_folder
@@ -21,6 +25,10 @@ from tests.state.conftest import Kept
 
 Lines = Callable[[bytes], list[Any]]
 TYPES = {"event", "checkpoint", "permission_audit", "output", "metadata"}
+
+
+def digest(output: Any) -> str:
+    return hashlib.sha256(output["content"].encode()).hexdigest()
 
 
 def exported(state: Path, **options: Any) -> tuple[bytes, Any]:
@@ -33,7 +41,7 @@ def test_every_line_is_in_the_documented_envelope(kept: Kept, lines: Lines) -> N
     data, report = exported(kept.state)
     found = lines(data)
 
-    assert report == {"sessions": 3, "lines": len(found)}
+    assert report == {"sessions": 3, "lines": len(found), "damaged_session_count": 0, "damaged_sessions": []}
     for line in found:
         assert set(line) == {"version", "session_id", "record"}
         assert line["version"] == 2
@@ -53,17 +61,87 @@ async def test_the_export_of_a_session_is_what_the_api_shows(kept: Kept, lines: 
 
     assert [one["entry"] for one in records if one["type"] == "event"] == shown["session"]["journal"]
     assert [one["audit"] for one in records if one["type"] == "permission_audit"] == shown["session"]["audits"]
-    assert [one["output"] for one in records if one["type"] == "output"] == shown["daemon_outputs"]
+    outputs = [one["output"] for one in records if one["type"] == "output"]
+    assert [{**one, "plugin": None, "payload_digest": digest(one)} for one in shown["daemon_outputs"]] == outputs
     assert {one["key"]: one["value"] for one in records if one["type"] == "metadata"} == shown["session"]["metadata"]
 
 
-def test_an_unknown_session_and_a_damaged_journal_are_said(kept: Kept) -> None:
+def test_an_unknown_session_is_said(kept: Kept, tmp_path: Path) -> None:
     with pytest.raises(StateRefused, match="'nobody'"):
         exported(kept.state, session_id="nobody")
-    kept.change("UPDATE journal SET body = 'x' WHERE session_id = 's' AND position = 2")
-    with pytest.raises(JournalDamaged):
-        exported(kept.state)
-    assert exported(kept.state, session_id="wait")[1]["sessions"] == 1
+    with pytest.raises(StateRefused, match="'nobody'"):
+        export_folder(kept.state, tmp_path / "out", session_id="nobody")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE journal SET body = 'x' WHERE session_id = 's' AND position = 2",
+        "UPDATE journal SET body = CAST(x'ff00' AS TEXT) WHERE session_id = 's' AND position = 2",
+        "UPDATE sessions SET todos = '{' WHERE session_id = 's'",
+    ],
+)
+def test_a_damaged_session_is_left_out_whole_and_named(kept: Kept, lines: Lines, tmp_path: Path, damage: str) -> None:
+    kept.change(damage)
+    data, report = exported(kept.state)
+    folder: Any = export_folder(kept.state, tmp_path / "out")
+
+    assert {line["session_id"] for line in lines(data)} == {"ask/ü", "wait"}
+    for told in (report, folder):
+        assert (told["sessions"], told["damaged_session_count"]) == (2, 1)
+        assert told["damaged_sessions"][0]["session_id"] == "s"
+    assert not (tmp_path / "out" / "sessions" / "__safe" / f"{stem('s')}.jsonl").exists()
+
+
+@pytest.mark.anyio
+async def test_a_folder_holds_what_the_api_shows_of_runs_and_sessions(kept: Kept, lines: Lines, tmp_path: Path) -> None:
+    report = export_folder(kept.state, tmp_path / "out")
+    [key] = kept.rows("SELECT run_id, key_hash, fingerprint FROM idempotency")
+    async with opened(kept.root) as house:
+        runs = (await house.get("/v1/runs")).json()
+        for run in runs:
+            record = json.loads((tmp_path / "out" / "runs" / "__safe" / f"{stem(run['run_id'])}.json").read_text())
+            events = (tmp_path / "out" / "run-events" / "__safe" / f"{stem(run['run_id'])}.jsonl").read_bytes()
+            assert record["view"] == run
+            assert record["payload"]["type"] == "input"
+            assert lines(events) == (await house.get(f"/v1/runs/{run['run_id']}/events")).json()
+            named = {"key_hash": key[1], "request_fingerprint": key[2]} if run["run_id"] == key[0] else None
+            assert record["payload"].get("idempotency") == named
+        for session_id in ("s", "ask/ü", "wait"):
+            shown = (await house.get(f"/v1/sessions/{quote(session_id, safe='')}/events")).json()["session"]
+            told = lines((tmp_path / "out" / "sessions" / "__safe" / f"{stem(session_id)}.jsonl").read_bytes())
+            assert [one["record"]["entry"] for one in told if one["record"]["type"] == "event"] == shown["journal"]
+
+    assert (report["sessions"], report["runs"]) == (3, len(runs))
+    for path in (tmp_path / "out").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+@pytest.mark.anyio
+async def test_what_is_set_for_a_session_is_a_file_each(kept: Kept, tmp_path: Path) -> None:
+    scope = {"allowed_tools": ["read_file"]}
+    async with opened(kept.root) as house:
+        body = {"session_id": "set", "capability_scope": scope}
+        assert (await house.post("/v1/sessions", body)).status_code == 201
+        shown = (await house.get("/v1/sessions/set/events")).json()["session"]["metadata"]
+    export_folder(kept.state, tmp_path / "out", session_id="set")
+    files = sorted((tmp_path / "out" / "sessions" / "__safe" / f"{stem('set')}.meta").iterdir())
+
+    assert {path.stem: json.loads(path.read_text()) for path in files} == shown
+    assert shown["session_capability_scope"] == scope
+
+
+def test_an_id_too_long_for_a_file_name_has_one_all_the_same() -> None:
+    assert stem("a/b") == "id-612f62"
+    assert len(stem("ü" * 512)) < 200
+    assert stem("ü" * 512) != stem("ü" * 511)
+
+
+def test_a_folder_that_holds_something_is_not_exported_to(kept: Kept, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    with pytest.raises(StateRefused, match="not empty"):
+        export_folder(kept.state, tmp_path / "mine")
 
 
 def test_vacuum_gives_space_back_and_keeps_every_row(kept: Kept) -> None:

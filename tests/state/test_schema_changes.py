@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from kheish.state.store import tables
 from kheish.state.vacuum import content_digest
 from kheish.store.database import SqliteDatabase
 from kheish.store.migrations import Migration, MigrationFailed, migrate, shipped
 from tests.http.house import opened
-from tests.state.conftest import Kept
+from tests.state.conftest import Kept, allow
 
 NEXT = Migration(number=900, name="0900_next.sql", sql="CREATE TABLE next_table (x);")
 BROKEN = Migration(number=901, name="0901_broken.sql", sql="CREATE TABLE a (x);\nCREATE TABLE a (x);")
@@ -102,21 +103,41 @@ def test_the_newest_three_copies_stay(kept: Kept) -> None:
     assert [path.name.split("-")[2] for path in copies(kept)] == ["0911", "0912", "0913"]
 
 
-@pytest.mark.anyio
-async def test_a_database_of_the_first_release_goes_on(tmp_path: Path) -> None:
-    """Rows as the first schema had them, migrated by the daemon itself."""
-    state = tmp_path / "state"
-    state.mkdir(mode=0o700)
-    with closing(sqlite3.connect(state / "kheish.db", isolation_level=None)) as connection:
+def as_the_first_release_had_it(kept: Kept, target: Path) -> None:
+    """The rows of a daemon in a database of the first schema alone."""
+    with closing(sqlite3.connect(target, isolation_level=None)) as connection:
         connection.row_factory = sqlite3.Row
         migrate(connection, shipped()[:1])
-        connection.execute(
-            "INSERT INTO sessions (session_id, agent_id, created_at_ms, updated_at_ms, status) "
-            "VALUES ('old', 'agent-old', 1, 1, 'idle')"
-        )
-    async with opened(tmp_path) as house:
-        run = await house.submit("hi", "old")
-        await house.settled("old")
-        assert (await house.run(run["run_id"]))["status"] == "completed"
+        connection.execute("ATTACH ? AS filled", (str(kept.database),))
+        for table in tables(connection):
+            if table != "schema_migrations":
+                names = ", ".join(row["name"] for row in connection.execute(f"PRAGMA main.table_info({table})"))
+                connection.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM filled.{table}")
 
-    assert len(list((state / "backups").glob("kheish-schema-0001-*.db"))) == 1
+
+@pytest.mark.anyio
+async def test_a_database_of_the_first_release_goes_on(kept: Kept, tmp_path: Path) -> None:
+    """Runs of every fate under the first schema, migrated by the daemon itself: nothing is lost, all go on."""
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    (state / "kheish.db").touch(mode=0o600)
+    as_the_first_release_had_it(kept, state / "kheish.db")
+    assert {finding["code"] for finding in Kept(tmp_path).verified()["findings"]} == {"schema_older"}
+    async with opened(kept.root) as house:
+        before = (await house.get("/v1/sessions/s/events")).json()
+    async with opened(tmp_path) as house:
+        assert (await house.get("/v1/sessions/s/events")).json() == before
+        [pending] = (await house.get("/v1/sessions/wait/approvals")).json()
+        await allow(house, pending["run_id"], pending["request"]["id"])
+        await house.settled("wait")
+        runs = (await house.get("/v1/runs", session_id="wait")).json()
+        await house.submit("hi")
+        await house.settled()
+        largest = (await house.get("/v1/status")).json()["storage"]["session_storage"]
+
+    assert [run["status"] for run in runs] == ["completed", "completed"]
+    assert largest["total_bytes"] == Kept(tmp_path).rows("SELECT SUM(LENGTH(CAST(body AS BLOB))) FROM journal")[0][0]
+    [copy] = (state / "backups").glob("kheish-schema-0001-*.db")
+    assert Kept(tmp_path).verified()["findings"] == []
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("SELECT MAX(number) FROM schema_migrations").fetchone() == (1,)

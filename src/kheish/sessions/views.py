@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import orjson
 
-from kheish.core.jsonvalue import JsonObject, JsonValue, without_empty
+from kheish.core.jsonvalue import JsonObject, JsonValue, decode, without_empty
 from kheish.core.messages import Part, TextPart, ToolCallPart
 from kheish.engine import entries as e
 from kheish.engine.boundaries import boundary
@@ -66,21 +66,32 @@ def snapshot(row: Mapping[str, object], approvals: object, questions: object | N
 
 def materialised(row: sqlite3.Row, journal: Sequence[Recorded]) -> dict[str, object]:
     """The session as its journal tells it, in the envelope of the wire contract."""
-    metadata: dict[str, object] = {}
-    if row["route_policy"] not in _EMPTY:
-        metadata["session_route_policy"] = orjson.Fragment(row["route_policy"])
-    if row["reply_targets"] is not None:
-        metadata["session_reply_targets"] = orjson.Fragment(row["reply_targets"])
-    if row["todos"] is not None:
-        metadata["session_control_state"] = {"plan_mode": False, "todos": orjson.Fragment(row["todos"])}
     return {
         "session_id": row["session_id"],
         "journal": list(journal_events(journal)),
         "checkpoints": list(checkpoints(journal)),
         "audits": list(audits(journal)),
         "outputs": [],
-        "metadata": metadata,
+        "metadata": metadata(row),
     }
+
+
+def metadata(row: sqlite3.Row) -> dict[str, JsonValue]:
+    """What is set for a session beside its journal, by the keys of the wire contract.
+
+    Raises:
+        ValueError: a value is not JSON.
+    """
+    found: dict[str, JsonValue] = {
+        f"session_{name}": decode(row[name])
+        for name in ("route_policy", "capability_scope", "credential_scope")
+        if row[name] not in _EMPTY
+    }
+    if row["reply_targets"] is not None:
+        found["session_reply_targets"] = decode(row["reply_targets"])
+    if row["todos"] is not None:
+        found["session_control_state"] = {"plan_mode": False, "todos": decode(row["todos"])}
+    return found
 
 
 def journal_events(journal: Iterable[Recorded]) -> Iterator[JsonObject]:

@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, TypeVar, cast
 
 import click
 
 from kheish.cli.daemon_client import DaemonClient, pass_client
 from kheish.cli.failures import ExitCode, Failure
 from kheish.cli.offline import locally
+from kheish.cli.output import JsonObject
 from kheish.cli.progress import Progress
 from kheish.cli.root import CommandGroup, CommandLeaf
 
@@ -87,23 +88,59 @@ def _counted(progress: Progress) -> Callable[[str, int, int], None]:
 @state.command()
 @state_root_option
 @click.option("--session", "session_id", metavar="ID", help="Only this session.")
+@click.option("--to", "target", metavar="FILE", help="A file that does not exist yet.  [default: standard output]")
 @click.option(
-    "--to", "target", default="-", metavar="FILE", help="A file that does not exist yet; - for standard output."
+    "--folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="An empty folder: a file per journal, per run and per run's events.",
 )
 @pass_client
-def export(client: DaemonClient, state_root: Path, session_id: str | None, target: str) -> None:
-    """Write journals as JSON lines; works while the daemon runs."""
+def export(
+    client: DaemonClient, state_root: Path, session_id: str | None, target: str | None, folder: Path | None
+) -> None:
+    """Write journals as JSON lines; works while the daemon runs.
+
+    Ends with status 1 when a session could not be read; the others are written.
+    """
+    if folder is not None and target is not None:
+        raise click.UsageError("--to and --folder exclude each other.")
+    with Progress("export") as progress:
+        if folder is not None:
+            report = _export_folder(state_root, folder, session_id, progress)
+        else:
+            report = _export_lines(state_root, target, session_id, progress)
+    if folder is not None or target not in (None, "-"):
+        client.print({**report, "path": str(folder or target)})
+    if report["damaged_session_count"]:
+        named = ", ".join(str(one["session_id"]) for one in cast("list[JsonObject]", report["damaged_sessions"]))
+        raise Failure(f"{report['damaged_session_count']} sessions could not be read and are left out: {named}")
+
+
+def _export_folder(state_root: Path, folder: Path, session_id: str | None, progress: Progress) -> JsonObject:
+    from kheish.state.layout import export_folder
+
+    return locally(lambda: export_folder(state_root, folder, session_id=session_id, step=progress.step))
+
+
+def _export_lines(state_root: Path, target: str | None, session_id: str | None, progress: Progress) -> JsonObject:
     from kheish.state.export import export as write_out
 
-    if target == "-":
-        locally(lambda: write_out(state_root, sys.stdout.buffer.write, session_id=session_id))
-        sys.stdout.buffer.flush()
-        return
+    if target in (None, "-"):
+        out = sys.stdout.buffer
+        report = locally(lambda: write_out(state_root, out.write, session_id=session_id, step=progress.step))
+        out.flush()
+        return report
     with _new_file(target) as file:
-        report = locally(lambda: write_out(state_root, file.write, session_id=session_id))
-        file.flush()
-        os.fsync(file.fileno())
-    client.print({**report, "path": target})
+        try:
+            report = locally(lambda: write_out(state_root, file.write, session_id=session_id, step=progress.step))
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            # Half an export must not be taken for a whole one.
+            Path(target).unlink(missing_ok=True)
+            raise
+    return report
 
 
 def _new_file(path: str) -> IO[bytes]:

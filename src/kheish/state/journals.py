@@ -108,7 +108,9 @@ def _check_row(row: sqlite3.Row, told: Replay, entries: int, findings: Findings)
         "pending_approvals": 0 if active is None else len(active.pending_approvals),
         "pending_questions": 0 if active is None else len(active.pending_questions),
     }
-    differing = [name for name, value in facts.items() if row[name] != value]
+    # A database of an older schema lacks some columns; the next start adds them.
+    differing = [name for name in facts.keys() & set(row.keys()) if row[name] != facts[name]]
+    differing.sort()
     fitting = _WITHOUT_RUN if active is None else (_ACTIVE.get(active.status, AgentStatus.RUNNING),)
     if row["status"] not in fitting:
         differing.append("status")
@@ -125,7 +127,7 @@ def _check_size(
     connection: sqlite3.Connection, session_id: str, rows: Iterable[sqlite3.Row], findings: Findings
 ) -> None:
     counted, there = store.journal_size(connection, session_id), sum(len(row["body"]) for row in rows)
-    if counted != there:
+    if counted is not None and counted != there:
         message = f"its entries take {there} bytes, {counted} are counted"
         findings.warning("session_size_differs", f"session {session_id}", message, _REPORT)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
+from kheish.core.jsonvalue import JsonObject
+
 _SESSIONS = "SELECT * FROM sessions ORDER BY session_id"
 _SESSION = "SELECT * FROM sessions WHERE session_id = :session_id"
 _SESSIONS_WITHOUT_ROW = """
@@ -21,6 +23,11 @@ SELECT run_id, number, agent_id, kind, status, live, first_offset, last_offset, 
        CAST(pending_approvals AS BLOB) AS pending_approvals, CAST(pending_questions AS BLOB) AS pending_questions
   FROM runs WHERE session_id = :session_id ORDER BY number
 """
+_ACCEPTED_POSITIONS = "SELECT run_id, accepted_position FROM runs WHERE session_id = :session_id"
+_KEYS_OF_SESSION = """
+SELECT run_id, key_hash, fingerprint FROM idempotency
+ WHERE run_id IN (SELECT run_id FROM runs WHERE session_id = :session_id)
+"""
 _LOST_RUNS = "SELECT run_id, session_id FROM runs WHERE session_id NOT IN (SELECT session_id FROM sessions)"
 _DAMAGED_RUNS = "SELECT run_id FROM runs WHERE run_id NOT IN (SELECT run_id FROM sound_runs)"
 _OUTPUTS_OF_SESSION = """
@@ -29,6 +36,7 @@ SELECT run_id, call_id, position, json_valid(body) AS sound FROM outputs WHERE s
 _LOST_OUTPUTS = "SELECT run_id, call_id FROM outputs WHERE run_id NOT IN (SELECT run_id FROM runs)"
 _LOST_KEYS = "SELECT scope, run_id FROM idempotency WHERE run_id NOT IN (SELECT run_id FROM runs)"
 _LOST_BINDINGS = "SELECT session_id FROM binding_keys WHERE session_id NOT IN (SELECT session_id FROM sessions)"
+_HAS_SIZES = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'journal_sizes'"
 _JOURNAL_SIZE = "SELECT bytes FROM journal_sizes WHERE session_id = :session_id"
 _SIZES_WITHOUT_SESSION = """
 SELECT session_id FROM journal_sizes WHERE session_id NOT IN (SELECT session_id FROM sessions)
@@ -70,6 +78,18 @@ def outputs_of(connection: sqlite3.Connection, session_id: str) -> list[sqlite3.
     return connection.execute(_OUTPUTS_OF_SESSION, {"session_id": session_id}).fetchall()
 
 
+def accepted_positions(connection: sqlite3.Connection, session_id: str) -> dict[str, int]:
+    """Run id to the place in the queue it was accepted at."""
+    rows = connection.execute(_ACCEPTED_POSITIONS, {"session_id": session_id})
+    return {row["run_id"]: row["accepted_position"] for row in rows}
+
+
+def keys_of(connection: sqlite3.Connection, session_id: str) -> dict[str, JsonObject]:
+    """Run id to the idempotency key it was submitted with."""
+    rows = connection.execute(_KEYS_OF_SESSION, {"session_id": session_id})
+    return {row["run_id"]: {"key_hash": row["key_hash"], "request_fingerprint": row["fingerprint"]} for row in rows}
+
+
 def lost_runs(connection: sqlite3.Connection) -> list[sqlite3.Row]:
     """Runs of sessions that do not exist."""
     return connection.execute(_LOST_RUNS).fetchall()
@@ -92,15 +112,23 @@ def lost_bindings(connection: sqlite3.Connection) -> list[str]:
     return [row["session_id"] for row in connection.execute(_LOST_BINDINGS)]
 
 
-def journal_size(connection: sqlite3.Connection, session_id: str) -> int:
-    """Bytes of a session's entries as they were counted when they were written."""
+def journal_size(connection: sqlite3.Connection, session_id: str) -> int | None:
+    """Bytes of a session's entries as they were counted when they were written; None before there was such a count."""
+    if not _has_sizes(connection):
+        return None
     row = connection.execute(_JOURNAL_SIZE, {"session_id": session_id}).fetchone()
     return 0 if row is None else row["bytes"]
 
 
 def sizes_without_session(connection: sqlite3.Connection) -> list[str]:
     """Sessions that do not exist and whose bytes are counted."""
+    if not _has_sizes(connection):
+        return []
     return [row["session_id"] for row in connection.execute(_SIZES_WITHOUT_SESSION)]
+
+
+def _has_sizes(connection: sqlite3.Connection) -> bool:
+    return connection.execute(_HAS_SIZES).fetchone() is not None
 
 
 def feed(connection: sqlite3.Connection) -> Iterator[sqlite3.Row]:
