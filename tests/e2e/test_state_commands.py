@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +119,39 @@ def test_offline_commands_refuse_a_state_that_is_in_use(daemon: Daemon, tmp_path
     assert report["session_id"] == "s"
     again = cli(daemon, "state", "vacuum", *root(daemon))
     assert (again.returncode, "earlier vacuum" in again.stderr) == (2, True)
+
+
+def test_an_export_without_a_damaged_session_says_so(daemon: Daemon, tmp_path: Path) -> None:
+    for session in ("good", "bad"):
+        daemon.session(session)
+        daemon.wait(daemon.submit(session))
+    assert daemon.terminate() == 0
+    with closing(sqlite3.connect(daemon.state_root / "kheish.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE journal SET body = 'x' WHERE session_id = 'bad' AND position = 1")
+    printed = cli(daemon, "state", "export", *root(daemon))
+    folder = cli(daemon, "state", "export", "--folder", str(tmp_path / "out"), *root(daemon))
+
+    assert {json.loads(line)["session_id"] for line in printed.stdout.splitlines()} == {"good"}
+    assert (printed.returncode, "left out: bad" in printed.stderr) == (1, True)
+    assert (folder.returncode, "left out: bad" in folder.stderr) == (1, True)
+    assert json.loads(folder.stdout)["sessions"] == 1
+    assert len(list((tmp_path / "out" / "runs" / "__safe").iterdir())) == 1
+
+
+def test_a_terminal_sees_how_far_a_command_is_and_its_report_stays_apart(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.session()
+    daemon.stop()
+    for words in (("verify",), ("backup", str(tmp_path / "b")), ("export", "--to", str(tmp_path / "e")), ("vacuum",)):
+        ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "kheish", "state", *words, *root(daemon)]
+        done = subprocess.run(command, env=daemon.env, stdout=subprocess.PIPE, stderr=theirs, timeout=3 * DEADLINE_S)
+        os.close(theirs)
+        shown = os.read(ours, 65536).decode()
+        os.close(ours)
+
+        assert done.returncode == 0, shown
+        assert isinstance(json.loads(done.stdout), dict)
+        assert f"{words[0]}: " in shown
 
 
 def test_an_export_goes_to_a_new_file_or_to_standard_output(daemon: Daemon, tmp_path: Path) -> None:

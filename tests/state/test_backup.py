@@ -65,6 +65,32 @@ async def test_runs_that_were_unfinished_go_on_from_a_backup_of_a_working_daemon
     assert statuses == {"completed"}
 
 
+@pytest.mark.anyio
+async def test_a_command_that_ran_during_the_backup_is_in_doubt_after_a_restore_and_never_runs_twice(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path, permission_mode="bypassPermissions") as house:
+        await house.session()
+        run = await house.submit("hold")
+        await house.tool_started(run["run_id"])
+        backup(tmp_path / "state", tmp_path / "backup")
+        house.release()
+        await house.settled()
+        assert (await house.run(run["run_id"]))["outputs"][0]["content"].count('"stdout":"released') == 1
+    (tmp_path / "workspace" / "go").unlink()
+    restore(tmp_path / "backup", tmp_path / "state", replace=True)
+
+    async with opened(tmp_path, permission_mode="bypassPermissions") as house:
+        await house.settled()
+        found = await house.run(run["run_id"])
+        types = await house.event_types(run["run_id"])
+    # Were it run again, it would wait for a file that is gone.
+    assert found["status"] == "completed"
+    assert "interrupted" in found["outputs"][0]["content"]
+    assert "resumed" in types
+    assert verify(tmp_path / "state")["findings"] == []
+
+
 def test_a_second_backup_copies_only_what_is_new_and_replaces_the_first(kept: Kept, tmp_path: Path) -> None:
     blobs = BlobStore(kept.state / "blobs")
     blobs.put(b"one")
