@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import orjson
 
-from kheish.core.jsonvalue import JsonObject, JsonValue, decode, without_empty
+from kheish.core.jsonvalue import JsonObject, JsonValue, without_empty
 from kheish.core.messages import Part, TextPart, ToolCallPart
 from kheish.engine import entries as e
 from kheish.engine.boundaries import boundary
@@ -76,21 +76,17 @@ def materialised(row: sqlite3.Row, journal: Sequence[Recorded]) -> dict[str, obj
     }
 
 
-def metadata(row: sqlite3.Row) -> dict[str, JsonValue]:
-    """What is set for a session beside its journal, by the keys of the wire contract.
-
-    Raises:
-        ValueError: a value is not JSON.
-    """
-    found: dict[str, JsonValue] = {
-        f"session_{name}": decode(row[name])
+def metadata(row: sqlite3.Row) -> dict[str, object]:
+    """What is set for a session beside its journal, by the keys of the wire contract; JSON passes as it is stored."""
+    found: dict[str, object] = {
+        f"session_{name}": orjson.Fragment(row[name])
         for name in ("route_policy", "capability_scope", "credential_scope")
         if row[name] not in _EMPTY
     }
     if row["reply_targets"] is not None:
-        found["session_reply_targets"] = decode(row["reply_targets"])
+        found["session_reply_targets"] = orjson.Fragment(row["reply_targets"])
     if row["todos"] is not None:
-        found["session_control_state"] = {"plan_mode": False, "todos": decode(row["todos"])}
+        found["session_control_state"] = {"plan_mode": False, "todos": orjson.Fragment(row["todos"])}
     return found
 
 

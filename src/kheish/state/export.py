@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kheish.core.jsonvalue import JsonObject, JsonValue, encode
+import orjson
+
+from kheish.core.jsonvalue import JsonObject, JsonValue, decode_object, encode
 from kheish.engine.entries import Recorded
 from kheish.engine.journal import JournalDamaged, row_to_entry
 from kheish.runs.views import output_record
@@ -102,8 +104,17 @@ def journal(connection: sqlite3.Connection, session_id: str) -> list[Recorded]:
 def records(row: sqlite3.Row, entries: list[Recorded]) -> Iterator[JsonObject]:
     """One session's records: events, audits and outputs in journal order, then checkpoints and metadata."""
     yield from journal_records(entries)
-    for key, value in metadata(row).items():
+    for key, value in settings(row).items():
         yield {"type": "metadata", "key": key, "value": value}
+
+
+def settings(row: sqlite3.Row) -> JsonObject:
+    """What is set for a session, by the keys of its metadata records.
+
+    Raises:
+        ValueError: a value of its row is not JSON.
+    """
+    return decode_object(orjson.dumps(metadata(row)))
 
 
 def journal_records(entries: list[Recorded]) -> Iterator[JsonObject]:

@@ -14,9 +14,8 @@ from kheish.core.jsonvalue import JsonObject, JsonValue, encode
 from kheish.engine.entries import Recorded
 from kheish.engine.state import RunState
 from kheish.runs.views import output_record, queued_position, run_events, run_view
-from kheish.sessions.views import metadata
 from kheish.state import root, store
-from kheish.state.export import Exported, Step, chosen, journal, journal_records, lines
+from kheish.state.export import Exported, Step, chosen, journal, journal_records, lines, settings
 from kheish.state.journals import Replay, replay
 from kheish.state.root import StateRefused
 from kheish.store.files import private_folder
@@ -65,7 +64,7 @@ def _session(connection: sqlite3.Connection, row: sqlite3.Row, target: Path, exp
     try:
         entries = journal(connection, session_id)
         told = replay(session_id, entries)
-        settings = metadata(row)
+        found = settings(row)
         journal_lines = list(lines(session_id, journal_records(entries)))
     # What damage breaks is not known beforehand; whatever it is, only this session is left out.
     except Exception as error:
@@ -73,7 +72,7 @@ def _session(connection: sqlite3.Connection, row: sqlite3.Row, target: Path, exp
         return
     sessions = target / "sessions" / _SAFE
     _write(sessions / f"{stem(session_id)}.jsonl", journal_lines)
-    for key, value in settings.items():
+    for key, value in found.items():
         _write(sessions / f"{stem(session_id)}.meta" / f"{key}.json", [_pretty(value)])
     _runs(connection, entries, told, target)
     exported.counts["sessions"] += 1
