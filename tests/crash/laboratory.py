@@ -23,7 +23,7 @@ from tests.e2e.conftest import ROUTES
 from tests.e2e.daemon_process import DEADLINE_S, Daemon, wait_for
 from tests.fakes.model_server import ModelServer
 
-_POLL_S = 0.01
+_POLL_S = 0.02
 DRAIN_MS = 2000
 STUCK_S = 60
 """Without one new journal entry for so long the world is stuck."""

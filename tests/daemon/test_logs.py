@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -45,6 +47,24 @@ def test_a_logged_failure_shows_where_it_happened_and_no_local_variables(
     # The line of code is shown; the frame's variables, which hold the key again, are not.
     assert "locals" not in said
     assert said.count("hunter2") == 0
+
+
+@pytest.mark.parametrize("log_format", ["pretty", "json"])
+def test_each_line_is_one_write_so_that_a_kill_cuts_none(log_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stderr", Stream())
+    logs.configure(log_format=log_format, log_level="info", redactor=Redactor())
+    structlog.get_logger("ours").info("one")
+    logging.getLogger("of a library").warning("two")
+
+    assert len(written) == 2
+    assert all(text.endswith("\n") for text in written)
 
 
 def test_a_request_cancelled_at_shutdown_is_no_crash(capsys: pytest.CaptureFixture[str]) -> None:
