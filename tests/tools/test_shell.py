@@ -90,6 +90,12 @@ async def test_a_leftover_that_ignores_sigterm_is_killed(tmp_path: Path) -> None
     wait_until_gone(int(str(output(outcome)["stdout"])))
 
 
+async def test_a_job_with_a_group_of_its_own_is_stopped_with_its_command(tmp_path: Path) -> None:
+    outcome = await bash(tmp_path, "set -m; sleep 600 > /dev/null 2>&1 & echo $!")
+
+    wait_until_gone(int(str(output(outcome)["stdout"])))
+
+
 async def test_a_leftover_in_a_session_of_its_own_delays_no_result(tmp_path: Path) -> None:
     escaped = "setsid bash -c 'echo $$ > pid.tmp; mv pid.tmp pid; exec sleep 600' & until [ -e pid ]; do :; done"
     outcome = await bash(tmp_path, f"{escaped}; echo done")

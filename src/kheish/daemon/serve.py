@@ -9,7 +9,9 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
+from types import FrameType
 
 import structlog
 import uvicorn
@@ -20,6 +22,7 @@ from kheish.core.redaction import Redactor
 from kheish.daemon import logs
 from kheish.daemon.composition import Daemon, OpenDatabase, open_daemon
 from kheish.daemon.settings import Settings, from_options
+from kheish.tools.orphans import kill_children
 from kheish.store.database import SqliteDatabase
 
 log = structlog.get_logger(__name__)
@@ -29,6 +32,8 @@ _CLOSING_S = 1.5
 """Of the drain deadline: for open responses and the store."""
 _OVERRUN_S = 1.0
 """After the deadline the process ends whatever still runs; the journal makes that safe."""
+_LAST_WORDS_S = 0.5
+"""For the log line of a process that ends itself; a log that blocks must not keep it."""
 _BACKLOG = 2048
 _PR_SET_DUMPABLE = 4
 
@@ -94,14 +99,20 @@ def _reload_on_hangup(daemon: Daemon) -> None:
 
 
 async def _shut_down(daemon: Daemon, server: _Server, deadline_s: float) -> None:
-    asyncio.get_running_loop().call_later(deadline_s + _OVERRUN_S, _give_up)
+    # A thread of its own: what overruns may well be the event loop, waiting for a disk that hangs.
+    guard = threading.Timer(deadline_s + _OVERRUN_S, _give_up)
+    guard.daemon = True
+    guard.start()
     log.info("daemon.draining", deadline_s=deadline_s)
     await daemon.drain(max(0.0, deadline_s - _CLOSING_S))
     await server.close()
 
 
 def _give_up() -> None:
-    log.error("daemon.drain_deadline_exceeded")
+    kill_children()
+    words = threading.Thread(target=log.error, args=("daemon.drain_deadline_exceeded",), daemon=True)
+    words.start()
+    words.join(_LAST_WORDS_S)
     os._exit(1)
 
 
@@ -117,10 +128,17 @@ class _Stop:
             loop.add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if self.requested.is_set():
-            os._exit(128 + number)
+        # From here on past the event loop, which may be what hangs.
+        for each in _STOP_SIGNALS:
+            asyncio.get_running_loop().remove_signal_handler(each)
+            signal.signal(each, _end_at_once)
         log.info("daemon.signal", signal=number.name)
         self.requested.set()
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    kill_children()
+    os._exit(128 + number)
 
 
 class _Uvicorn(uvicorn.Server):

@@ -17,7 +17,7 @@ _POLLS = 20
 _POLL_S = 0.05
 _PS = "/bin/ps"
 _HAS_PROC = sys.platform == "linux"
-_STATE, _SESSION, _START_TICKS = 0, 3, 19
+_STATE, _PARENT, _SESSION, _START_TICKS = 0, 1, 3, 19
 """Fields of /proc/<pid>/stat, counted after the command's name."""
 
 
@@ -56,6 +56,27 @@ def kill_orphans(facts: JsonObject) -> int:
         killed.update(_killed(members))
         time.sleep(_POLL_S)
     return len(killed)
+
+
+def kill_children() -> None:
+    """Kill the sessions that this process has started, before it ends without asking them. Blocking, for moments."""
+    own, table = os.getpid(), _table()
+    leaders = {pid for pid, parent, session in table if parent == own and session == pid}
+    _killed([pid for pid, _, session in table if session in leaders])
+
+
+def _table() -> list[tuple[int, int, int]]:
+    """Number, parent and session of every process; without /proc, its group in place of the session."""
+    if not _HAS_PROC:
+        found = subprocess.run([_PS, "-axo", "pid=,ppid=,pgid="], capture_output=True, text=True, check=False)  # noqa: S603  # fixed program
+        rows = [line.split() for line in found.stdout.splitlines()]
+        return [(int(row[0]), int(row[1]), int(row[2])) for row in rows if len(row) == 3]
+    table = []
+    for entry in Path("/proc").iterdir():
+        fields = _stat(int(entry.name)) if entry.name.isdecimal() else None
+        if fields is not None:
+            table.append((int(entry.name), int(fields[_PARENT]), int(fields[_SESSION])))
+    return table
 
 
 def _killed(members: list[int]) -> list[int]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from kheish.core.jsonvalue import JsonObject
 from kheish.tools.failures import ToolFailure
 from kheish.tools.offload import to_the_end
-from kheish.tools.orphans import process_start_time
+from kheish.tools.orphans import kill_orphans, process_start_time
 from kheish.tools.protocol import (
     Prepared,
     Replay,
@@ -189,6 +189,8 @@ class _GatedCommand:
         for _ in _signals(self._process.pid):
             await asyncio.sleep(_LEFTOVER_POLL_S)
         await self._process.wait()
+        # A shell with job control gives each job a group of its own; they share the session.
+        await asyncio.to_thread(kill_orphans, self.facts)
         _, late = await asyncio.wait(readers, timeout=_LAST_OUTPUT_S)
         for reader in late:
             readers[reader].truncated = True
