@@ -12,6 +12,7 @@ import pytest
 from kheish.core.problems import Problem
 from kheish.daemon.composition import StateRootUnusable
 from kheish.store.blobs import BlobMissing, BlobStore
+from kheish.store.migrations import SchemaMismatch
 from tests.http.house import House, opened
 
 pytestmark = pytest.mark.anyio
@@ -156,7 +157,7 @@ async def test_a_store_that_cannot_be_used_is_refused_with_the_way_out_and_left_
         async with opened(tmp_path):
             pass
 
-    assert isinstance(caught.value, StateRootUnusable)
+    assert isinstance(caught.value, StateRootUnusable | SchemaMismatch)
     assert "kheish-daemon state verify" in caught.value.detail
     assert "state restore" in caught.value.detail
     assert (path.read_bytes() if path.is_file() else b"") == before

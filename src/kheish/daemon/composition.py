@@ -52,10 +52,11 @@ from kheish.runtime.service import Runtime, permission_mode
 from kheish.secrets.service import Secrets
 from kheish.sessions.service import Sessions
 from kheish.sessions.store import SessionsProjection
-from kheish.store.database import SqliteDatabase
+from kheish.store.database import SqliteDatabase, may_pass
 from kheish.store.feed import Feed
+from kheish.store.inspection import find_damage, tables
 from kheish.store.lock import StateLock
-from kheish.store.migrations import migrate
+from kheish.store.migrations import LEDGER, migrate
 from kheish.telemetry.metrics import Metrics
 from kheish.telemetry.readings import Readings
 from kheish.telemetry.recorder import Recorder
@@ -372,16 +373,29 @@ def _explained(state_root: Path) -> Iterator[None]:
     """Tell an operator whose database does not open what to do."""
     try:
         yield
-    except sqlite3.Error as error:
-        raise StateRootUnusable(
-            f"The database {state_root / 'kheish.db'} cannot be used: {error}. Nothing was changed. "
-            f"Look with `kheish-daemon state verify --state-root {state_root}`, "
-            "and restore a backup with `kheish-daemon state restore`."
-        ) from error
+    except (OSError, sqlite3.Error) as error:
+        said = error.strerror if isinstance(error, OSError) else str(error)
+        if isinstance(error, OSError) or may_pass(error):
+            advice = f"Make room below {state_root}, or repair its permissions, mount or disk, and start again. If that"
+            raise _unusable(state_root, str(said), f"{advice} is not it, look") from error
+        raise _unusable(state_root, str(said), "Look") from error
+
+
+def _unusable(state_root: Path, fault: str, advice: str = "Look") -> StateRootUnusable:
+    return StateRootUnusable(
+        f"The database {state_root / 'kheish.db'} cannot be used: {fault}. Nothing was changed. "
+        f"{advice} with `kheish-daemon state verify --state-root {state_root}`, "
+        "and restore a backup with `kheish-daemon state restore`."
+    )
 
 
 def _store(settings: Settings, open_database: OpenDatabase, stack: AsyncExitStack) -> tuple[SqliteDatabase, Feed]:
-    database = open_database(settings.state_root / "kheish.db")
+    path = settings.state_root / "kheish.db"
+    if (fault := find_damage(path)) is not None:
+        raise _unusable(settings.state_root, fault)
+    if (found := tables(path)) and LEDGER not in found:
+        raise _unusable(settings.state_root, "it is the database of another program")
+    database = open_database(path)
     stack.callback(database.close)
     database.run_offline(partial(migrate, backups=settings.state_root / "backups"))
     feed = Feed(database, capacity=settings.event_history_capacity)

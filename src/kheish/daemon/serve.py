@@ -22,8 +22,8 @@ from kheish.core.redaction import Redactor
 from kheish.daemon import logs
 from kheish.daemon.composition import Daemon, OpenDatabase, open_daemon
 from kheish.daemon.settings import Settings, from_options
-from kheish.tools.orphans import kill_children
 from kheish.store.database import SqliteDatabase
+from kheish.tools.orphans import kill_children
 
 log = structlog.get_logger(__name__)
 

@@ -57,6 +57,7 @@ def backup(state_root: Path, target: Path, progress: Progress = lambda what, don
         StateUnreadable: the database cannot be read.
         DatabaseMoved: daemons started again and again meanwhile.
     """
+    root.require_undamaged(state_root / root.DATABASE)
     _prepare(state_root, target)
     try:
         files, skipped = _copy_all(state_root, target, progress)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kheish.core.problems import Problem
 from kheish.store import snapshot
+from kheish.store.inspection import find_damage
 from kheish.store.lock import StateLock
 
 DATABASE = "kheish.db"
@@ -52,13 +53,32 @@ def reading_file(path: Path) -> Iterator[sqlite3.Connection]:
         StateUnreadable: it cannot be opened or read.
         DatabaseMoved: a daemon started meanwhile.
     """
+    require_undamaged(path)
     try:
         with snapshot.reading(path) as connection:
             yield connection
     except sqlite3.Error as error:
-        raise StateUnreadable(
-            f"The database {path} cannot be read: {error}. Restore a backup with `kheish-daemon state restore`."
-        ) from error
+        raise _unreadable(path, str(error)) from error
+
+
+def require_undamaged(path: Path) -> None:
+    """Look before anything opens it: to read a damaged log is to wipe out the signs that commits are missing from it.
+
+    Raises:
+        StateUnreadable: it is damaged, or cannot be opened.
+    """
+    try:
+        fault = find_damage(path)
+    except (OSError, sqlite3.Error) as error:
+        raise _unreadable(path, str(error)) from error
+    if fault is not None:
+        raise _unreadable(path, fault)
+
+
+def _unreadable(path: Path, fault: str) -> StateUnreadable:
+    return StateUnreadable(
+        f"The database {path} cannot be read: {fault}. Restore a backup with `kheish-daemon state restore`."
+    )
 
 
 def no_state(state_root: Path) -> StateRefused:

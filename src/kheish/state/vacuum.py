@@ -37,6 +37,7 @@ def vacuum(state_root: Path, *, step: Step = lambda name: None) -> JsonObject:
     with root.locked(state_root):
         if backup.exists():
             raise StateRefused(f"{backup} of an earlier vacuum is still there. Delete it when you no longer need it.")
+        root.require_undamaged(path)
         before = path.stat().st_size
         _rewrite(path, backup, step)
         removed = _remove_unfinished(state_root)

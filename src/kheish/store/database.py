@@ -299,7 +299,7 @@ class SqliteDatabase:
                 self._bury()
             for unit in group:
                 self._fail(unit, error)
-            self._writable = self._writable and begun and not complete and not _passing(error)
+            self._writable = self._writable and begun and not complete and not may_pass(error)
         else:
             self._writable, self._unsettled = True, False
         self._account(group, time.perf_counter() - began)
@@ -376,13 +376,14 @@ def _closed() -> StoreUnavailable:
     return StoreUnavailable("The store is closed; the daemon is shutting down.")
 
 
-def _passing(error: sqlite3.Error) -> bool:
+def may_pass(error: sqlite3.Error) -> bool:
+    """The same may succeed later, once the disk has room again or is repaired."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return code is None or (code & 0xFF) in _PASSING
 
 
 def _refusal(error: sqlite3.Error) -> StoreUnavailable:
-    if _passing(error):
+    if may_pass(error):
         refusal = StoreUnavailable(f"The store refused a write ({error}); nothing was changed.")
     else:
         refusal = StoreRejected(

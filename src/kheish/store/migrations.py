@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sqlite3
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,10 +15,13 @@ from kheish.core.problems import Problem
 from kheish.store.files import private_folder
 from kheish.store.snapshot import PARTIAL, copy_database
 
+LEDGER = "schema_migrations"
+"""The table of what was applied; no database of a daemon is without it."""
 _KEPT_BACKUPS = 3
+_TABLE_CHANGE = re.compile(r"^(?:CREATE TABLE (\w+)|DROP TABLE (\w+)|ALTER TABLE (\w+) RENAME TO (\w+))", re.MULTILINE)
 
-_TABLE = """
-CREATE TABLE IF NOT EXISTS schema_migrations (
+_TABLE = f"""
+CREATE TABLE IF NOT EXISTS {LEDGER} (
     number INTEGER PRIMARY KEY,
     name TEXT NOT NULL,
     sha256 TEXT NOT NULL
@@ -67,7 +72,8 @@ def migrate(
     A database that has content already is copied into the folder ``backups`` first; the copies of three schemas stay.
 
     Raises:
-        SchemaMismatch: the database has a migration this release does not know, or one with other content.
+        SchemaMismatch: the database has a migration this release does not know, one with other content, or lost a
+            table.
         MigrationFailed: there is no room for the copy, or a migration failed; the database is as before.
     """
     known = shipped() if migrations is None else migrations
@@ -75,6 +81,7 @@ def migrate(
     rows = connection.execute("SELECT number, name, sha256 FROM schema_migrations").fetchall()
     applied = {row["number"]: row for row in rows}
     _refuse_foreign(applied, known)
+    _refuse_incomplete(connection, tables_of([migration for migration in known if migration.number in applied]))
     pending = [migration for migration in known if migration.number not in applied]
     copy = _back_up(connection, backups, max(applied)) if pending and applied and backups is not None else None
     if pending:
@@ -91,6 +98,26 @@ def _refuse_foreign(applied: dict[int, sqlite3.Row], known: tuple[Migration, ...
     for migration in known:
         if migration.number in applied and applied[migration.number]["sha256"] != migration.sha256:
             raise SchemaMismatch(f"Migration {migration.name} was changed after it had been applied.")
+
+
+def tables_of(migrations: Sequence[Migration]) -> set[str]:
+    """The tables these migrations leave behind."""
+    found: set[str] = set()
+    for migration in migrations:
+        for made, dropped, before, after in _TABLE_CHANGE.findall(migration.sql):
+            found -= {dropped, before}
+            found |= {made, after}
+    return found - {""}
+
+
+def _refuse_incomplete(connection: sqlite3.Connection, expected: set[str]) -> None:
+    rows = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+    lost = sorted(expected - {row["name"] for row in rows})
+    if lost:
+        raise SchemaMismatch(
+            f"Tables of the database are gone: {', '.join(lost)}. Look with `kheish-daemon state verify`, and restore "
+            "a backup with `kheish-daemon state restore`."
+        )
 
 
 def _back_up(connection: sqlite3.Connection, backups: Path, schema: int) -> Path:
