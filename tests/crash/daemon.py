@@ -9,6 +9,7 @@ import os
 import signal
 import sqlite3
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,6 +25,7 @@ from kheish.store.database import SqliteDatabase, Transaction
 
 T = TypeVar("T")
 
+_SLOW_S = 0.2
 VARIABLE = "KHEISH_CRASH_POINT"
 ANY = "any"
 """Every commit counts, whatever is in it."""
@@ -95,13 +97,13 @@ class MortalDatabase(SqliteDatabase):
         if sql.startswith("BEGIN") and self._point.type == ANY:
             self._count(Stage.BEFORE_BEGIN)
         elif sql == "COMMIT" and self._due and self._point.stage is Stage.BEFORE_COMMIT:
-            _die()
+            _die(slowly=True)
 
     def _count(self, stage: Stage) -> None:
         self._seen += 1
         self._due = self._seen >= self._point.nth
         if self._due and self._point.stage is stage:
-            _die()
+            _die(slowly=True)
 
     def _wake(self, group: list[Any]) -> None:
         if self._due and self._point.stage is Stage.AFTER_COMMIT:
@@ -109,7 +111,10 @@ class MortalDatabase(SqliteDatabase):
         super()._wake(group)
 
 
-def _die() -> None:
+def _die(*, slowly: bool = False) -> None:
+    if slowly:
+        # A slow disk: whoever does not wait for the commit gives himself away.
+        time.sleep(_SLOW_S)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -56,6 +56,7 @@ def test_killed_around_the_commits_of_an_approval_a_tool_and_an_answer(
 ) -> None:
     points = [
         KillPoint(stage=Stage.AFTER_COMMIT, type="approvals_resolved"),
+        KillPoint(stage=Stage.BEFORE_COMMIT, type="tool_intended"),
         KillPoint(stage=Stage.INSIDE, type="tool_finished"),
         KillPoint(stage=Stage.AFTER_COMMIT, type="run_ended"),
     ]
@@ -90,7 +91,7 @@ def test_killed_while_draining_right_after_a_result_was_recorded(crash_world: Ma
     assert checked(made).in_doubt_calls == 0
 
 
-@pytest.mark.parametrize("step", [25, pytest.param(4, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize("step", [40, pytest.param(4, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
 def test_killed_at_the_statements_of_the_first_starts(crash_world: MakeWorld, checked: Checked, step: int) -> None:
     """Each start gets ``step`` statements further than the one before, the making of the schema included."""
     made = crash_world(images=False)
@@ -111,7 +112,7 @@ def test_killed_at_the_statements_of_a_start_with_work_to_resume(crash_world: Ma
     assert made.start()
     made.open()
     made.until_accepted()
-    for nth in (1, 12, 25):
+    for nth in (4, 20):
         made.until_progress(0)
         made.kill("instant")
         if not made.start(KillPoint(stage=Stage.BOOT, nth=nth)) or made.await_death("boot", DEADLINE_S):
@@ -119,7 +120,7 @@ def test_killed_at_the_statements_of_a_start_with_work_to_resume(crash_world: Ma
     made.until_over()
 
     report = checked(made)
-    assert report.kills == 6
+    assert report.kills == 4
     assert report.resumes > 0
 
 

@@ -120,7 +120,7 @@ def slow_command(label: str, token: str) -> tuple[Ask, ...]:
 
 def _leftover(label: str, token: str) -> tuple[Ask, ...]:
     """Leaves something running that must not outlive the call, or the daemon."""
-    return (_append(label, token, "; sleep 900 > /dev/null 2>&1 &"),)
+    return (_append(label, token, "; sleep 900 > /dev/null 2>&1 & sleep 0.3"),)
 
 
 def _two_commands(label: str, token: str) -> tuple[Ask, ...]:
