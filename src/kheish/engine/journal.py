@@ -22,9 +22,12 @@ ON CONFLICT (session_id) DO UPDATE SET bytes = bytes + excluded.bytes
 """
 _SIZES = """
 SELECT COALESCE(SUM(bytes), 0) AS total, SUM(bytes > :threshold) AS oversized
-  FROM journal_sizes
+  FROM journal_sizes WHERE typeof(bytes) = 'integer'
 """
-_LARGEST = "SELECT session_id, bytes FROM journal_sizes ORDER BY bytes DESC, session_id LIMIT :limit"
+_LARGEST = """
+SELECT session_id, bytes FROM journal_sizes WHERE typeof(bytes) = 'integer' AND typeof(session_id) = 'text'
+ ORDER BY bytes DESC, session_id LIMIT :limit
+"""
 _LOAD = """
 SELECT position, run_id, at_ms, CAST(type AS BLOB) AS type, version, CAST(body AS BLOB) AS body FROM journal
  WHERE session_id = :session_id ORDER BY position

@@ -69,22 +69,28 @@ _PAGE_DESC_OF_SESSION = _VIEW + " WHERE session_id = :session_id AND " + _BEFORE
 _COUNT = "SELECT COUNT(*) AS total FROM runs"
 _COUNT_OF_SESSION = "SELECT COUNT(*) AS total FROM runs WHERE session_id = :session_id"
 _OUTPUTS = """
-SELECT run_id, body FROM outputs WHERE run_id IN (SELECT value FROM json_each(:run_ids)) ORDER BY run_id, position
+SELECT run_id, body FROM sound_outputs
+ WHERE run_id IN (SELECT value FROM json_each(:run_ids)) ORDER BY run_id, position
 """
 _OUTPUTS_OF_SESSION = """
-SELECT body FROM outputs WHERE session_id = :session_id ORDER BY position DESC LIMIT :limit
+SELECT body FROM sound_outputs WHERE session_id = :session_id ORDER BY position DESC LIMIT :limit
 """
 _WAITING = """
-SELECT run_id, session_id, agent_id, kind, pending_approvals, pending_questions FROM runs
+SELECT run_id, session_id, agent_id, kind, pending_approvals, pending_questions FROM sound_runs AS runs
  WHERE status = :status ORDER BY session_id, number
 """
 _PENDING_OF_SESSION = """
-SELECT pending_approvals, pending_questions FROM runs
+SELECT pending_approvals, pending_questions FROM sound_runs AS runs
  WHERE session_id = :session_id AND status IN ('waiting_for_approval', 'waiting_for_user_question')
 """
-_ACCEPTED_POSITIONS = "SELECT run_id, accepted_position FROM runs WHERE session_id = :session_id"
-_LIVE_SESSIONS = "SELECT DISTINCT session_id FROM runs WHERE live = 1"
-_LAST_NUMBER = "SELECT COALESCE(MAX(number), 0) AS number FROM runs"
+_ACCEPTED_POSITIONS = "SELECT run_id, accepted_position FROM sound_runs WHERE session_id = :session_id"
+_LIVE_SESSIONS = "SELECT DISTINCT session_id FROM runs WHERE live = 1 AND typeof(session_id) = 'text'"
+_LAST_NUMBER = """
+SELECT MAX(COALESCE((SELECT number FROM runs WHERE typeof(number) = 'integer' ORDER BY number DESC LIMIT 1), 0),
+           COALESCE((SELECT MAX(CAST(SUBSTR(run_id, 5) AS INTEGER)) FROM runs WHERE number > 9223372036854775807), 0)
+       ) AS number
+"""
+# What is no integer any more is greater than every integer: found through the index, and not handed out again.
 _COUNT_ENDED_BEFORE = """
 SELECT COUNT(*) AS total FROM runs
  WHERE live = 0 AND finished_at_ms <= :cutoff_ms AND (:session_id IS NULL OR session_id = :session_id)
@@ -93,9 +99,11 @@ _COUNTS = "SELECT status, COUNT(*) AS runs FROM runs GROUP BY status"
 _DEEPEST_QUEUE = """
 SELECT COUNT(*) AS depth FROM runs WHERE status = 'queued' GROUP BY session_id ORDER BY depth DESC LIMIT 1
 """
+# The plus keeps SQLite from going through all runs in order of time when it can go through the live ones.
 _LIVE = """
-SELECT run_id, status, submitted_at_ms, updated_at_ms, pending_approvals, pending_questions FROM runs WHERE live = 1
- ORDER BY submitted_at_ms, number
+SELECT run_id, status, submitted_at_ms, updated_at_ms, pending_approvals, pending_questions
+  FROM sound_runs AS runs WHERE live = 1
+ ORDER BY +submitted_at_ms, number
 """
 _FIND_KEY = "SELECT run_id, fingerprint FROM idempotency WHERE scope = :scope AND key_hash = :key_hash"
 _INSERT_KEY = """

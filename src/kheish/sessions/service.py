@@ -65,14 +65,22 @@ class SessionRecord:
 
     @classmethod
     def from_row(cls, row: sqlite3.Row) -> SessionRecord:
+        """Read a row.
+
+        Raises:
+            SessionDamaged: it holds what no release wrote.
+        """
         policy, targets = row["route_policy"], row["reply_targets"]
-        return cls(
-            session_id=row["session_id"],
-            agent_id=row["agent_id"],
-            thread_id=row["thread_id"],
-            route_policy=None if policy is None else RoutePolicy.model_validate_json(policy),
-            reply_targets=None if targets is None else tuple(orjson.loads(targets)),
-        )
+        try:
+            return cls(
+                session_id=row["session_id"],
+                agent_id=row["agent_id"],
+                thread_id=row["thread_id"],
+                route_policy=None if policy is None else RoutePolicy.model_validate_json(policy),
+                reply_targets=None if targets is None else tuple(orjson.loads(targets)),
+            )
+        except (ValueError, TypeError) as error:
+            raise store.SessionDamaged(row["session_id"]) from error
 
 
 class RunFacts(Protocol):

@@ -8,6 +8,7 @@ from typing import cast
 
 from kheish.core.jsonvalue import JsonObject, encode
 from kheish.core.messages import TextPart
+from kheish.core.problems import Problem
 from kheish.engine import entries as e
 from kheish.engine.entries import RunStatus
 from kheish.engine.ports import Transition
@@ -23,11 +24,12 @@ INSERT INTO sessions (session_id, agent_id, thread_id, capability_scope, credent
 VALUES (:session_id, :agent_id, :thread_id, :capability_scope, :credential_scope, :at_ms, :at_ms, 'idle')
 ON CONFLICT (session_id) DO NOTHING
 """
-_GET = "SELECT * FROM sessions WHERE session_id = :session_id"
-_LIST = "SELECT * FROM sessions ORDER BY session_id LIMIT :limit"
-_PAGE = "SELECT * FROM sessions WHERE session_id > :after ORDER BY session_id LIMIT :limit"
+_GET = "SELECT * FROM sound_sessions WHERE session_id = :session_id"
+_EXISTS = "SELECT 1 FROM sessions WHERE session_id = :session_id"
+_LIST = "SELECT * FROM sound_sessions ORDER BY session_id LIMIT :limit"
+_PAGE = "SELECT * FROM sound_sessions WHERE session_id > :after ORDER BY session_id LIMIT :limit"
 _LIST_OF_PERSONA = """
-SELECT * FROM sessions WHERE persona_id = :persona_id AND session_id > :after ORDER BY session_id LIMIT :limit
+SELECT * FROM sound_sessions WHERE persona_id = :persona_id AND session_id > :after ORDER BY session_id LIMIT :limit
 """
 _COUNT = "SELECT COUNT(*) AS total FROM sessions"
 _COUNT_OF_PERSONA = "SELECT COUNT(*) AS total FROM sessions WHERE persona_id = :persona_id"
@@ -51,7 +53,19 @@ UPDATE sessions SET status = :status, pending_approvals = :pending_approvals, pe
                     todos = COALESCE(:todos, todos)
  WHERE session_id = :session_id
 """
-_TODOS = "SELECT todos FROM sessions WHERE session_id = :session_id"
+_TODOS = "SELECT todos FROM sessions WHERE session_id = :session_id AND json_valid(todos)"
+
+
+class SessionDamaged(Problem):
+    """The row of this session cannot be read."""
+
+    domain, code, status = "sessions", "session_damaged", 500
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"The row of session {session_id!r} is damaged. Other sessions are not affected; look with "
+            "`kheish-daemon state verify`, and restore a backup to get this one back."
+        )
 
 
 def create(
@@ -80,7 +94,14 @@ def create(
 
 
 def get(connection: sqlite3.Connection, session_id: str) -> sqlite3.Row | None:
+    """The session's row.
+
+    Raises:
+        SessionDamaged: its columns do not hold what they should.
+    """
     row: sqlite3.Row | None = connection.execute(_GET, {"session_id": session_id}).fetchone()
+    if row is None and connection.execute(_EXISTS, {"session_id": session_id}).fetchone() is not None:
+        raise SessionDamaged(session_id)
     return row
 
 

@@ -26,6 +26,7 @@ _READERS = 2
 """More readers only contend for the interpreter."""
 _COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _COMMIT_UNITS = (1, 2, 4, 8, 16, 32, 64, 128, _MAX_GROUP)
+_NO_TEXT = "Could not decode to UTF-8"
 _PASSING = frozenset(
     (
         sqlite3.SQLITE_BUSY,
@@ -206,6 +207,8 @@ class SqliteDatabase:
             connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
             if not read_only:
                 connection.execute("PRAGMA journal_mode = WAL")
+        if not read_only:
+            connection.text_factory = _readable
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -218,7 +221,7 @@ class SqliteDatabase:
 
     def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            return query(self._reader())
+            return _answered(self._reader(), query)
         except BaseException as error:
             # A cursor left half-read, alive in the traceback, would pin this reader to an old snapshot.
             self._drop_reader()
@@ -366,6 +369,24 @@ class SqliteDatabase:
         finally:
             for unit in units:
                 unit.settle()
+
+
+def _answered(connection: sqlite3.Connection, query: Callable[[sqlite3.Connection], T]) -> T:
+    try:
+        return query(connection)
+    except sqlite3.OperationalError as error:
+        if not str(error).startswith(_NO_TEXT):
+            raise
+    # One damaged text must not hide all the others. Not from the start: this makes each text slower.
+    connection.text_factory = _readable
+    try:
+        return query(connection)
+    finally:
+        connection.text_factory = str
+
+
+def _readable(text: bytes) -> str:
+    return text.decode(errors="replace")
 
 
 def _failure(code: str, error: BaseException) -> StoreFailure:

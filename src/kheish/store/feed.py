@@ -24,7 +24,9 @@ _REPLAY_PAGE = 500
 
 _INSERT = "INSERT INTO feed (type, session_id, run_id, data) VALUES (:type, :session_id, :run_id, :data)"
 _REPLAY = """
-SELECT id, type, session_id, run_id, data FROM feed
+SELECT id, type, session_id, run_id,
+       CASE WHEN typeof(type) = 'text' AND typeof(data) = 'text' AND json_valid(data) THEN data ELSE '' END AS data
+  FROM feed
  WHERE id > :after AND id <= :until
    AND (:session_id IS NULL OR session_id = :session_id)
    AND (:run_id IS NULL OR run_id = :run_id)
@@ -161,7 +163,7 @@ class Feed:
         return max(self._oldest_id - 1, self.tail_id - self._capacity, 0)
 
     async def page(self, scope: _Scope, after: int, until: int) -> list[FeedEvent]:
-        """The next stored events of a scope, oldest first."""
+        """The next stored events of a scope, oldest first; one whose row is damaged is without data."""
         fields = {
             "after": after,
             "until": until,
@@ -266,7 +268,8 @@ class Subscription:
                 skipped, self._cut = self._cut, 0
                 return self._gap(skipped, "replay_window")
             if self._page:
-                return self._taken(self._page.popleft())
+                event = self._taken(self._page.popleft())
+                return event if event.data else self._gap(1, "replay_window")
             if self._last_id < self._replay_until:
                 await self._replay()
             elif self._lagged:

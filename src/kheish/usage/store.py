@@ -32,10 +32,15 @@ ON CONFLICT (route_id, model, hour) DO UPDATE SET input_tokens = usage_by_hour.i
                                                   output_tokens = usage_by_hour.output_tokens + excluded.output_tokens,
                                                   cost_usd = usage_by_hour.cost_usd + excluded.cost_usd
 """
-_OF_SESSION = "SELECT input_tokens, output_tokens, cost_usd FROM usage_by_session WHERE session_id = :session_id"
+_OF_SESSION = """
+SELECT CAST(input_tokens AS INTEGER) AS input_tokens, CAST(output_tokens AS INTEGER) AS output_tokens,
+       CAST(cost_usd AS REAL) AS cost_usd
+  FROM usage_by_session WHERE session_id = :session_id
+"""
 _OF_ROUTE = """
-SELECT COALESCE(SUM(input_tokens), 0) AS input_tokens, COALESCE(SUM(output_tokens), 0) AS output_tokens,
-       COALESCE(SUM(cost_usd), 0.0) AS cost_usd
+SELECT COALESCE(SUM(CAST(input_tokens AS INTEGER)), 0) AS input_tokens,
+       COALESCE(SUM(CAST(output_tokens AS INTEGER)), 0) AS output_tokens,
+       COALESCE(SUM(CAST(cost_usd AS REAL)), 0.0) AS cost_usd
   FROM usage_by_hour WHERE route_id = :route_id AND model = :model AND hour > :after
 """
 
