@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -15,9 +17,10 @@ from tests.e2e.daemon_process import DEADLINE_S, Daemon
 pytestmark = pytest.mark.e2e
 
 
-def refusal(daemon: Daemon) -> str:
+def refusal(daemon: Daemon, *before: str) -> str:
     """Start it, expect it to end by itself with one line, and return that line."""
-    done = subprocess.run(daemon.command, env=daemon.env, capture_output=True, text=True, timeout=DEADLINE_S)
+    command = [*before, *daemon.command]
+    done = subprocess.run(command, env=daemon.env, capture_output=True, text=True, timeout=DEADLINE_S)
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -58,6 +61,29 @@ def test_a_damaged_log_is_not_taken_for_one_with_less_in_it(daemon: Daemon, harm
     log.write_bytes(whole)
     daemon.start()
     assert len(daemon.call("GET", "/v1/runs")) == 3
+
+
+@pytest.mark.parametrize("name", [".", "daemon.lock", "kheish.db"])
+def test_a_file_that_may_not_be_written_is_a_refusal_that_says_so(daemon: Daemon, name: str) -> None:
+    """Root may write everything, unless it gives that up."""
+    run_id = daemon.submit(daemon.session())
+    daemon.wait(run_id)
+    assert daemon.terminate() == 0
+    without = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+    if without and (shutil.which("setpriv") is None or subprocess.run([*without, "true"]).returncode != 0):
+        pytest.skip("root cannot give up its rights here")
+    path = daemon.state_root / name
+    mode = path.stat().st_mode
+    path.chmod(mode & ~0o222)
+    if name == ".":
+        (daemon.state_root / "daemon.lock").unlink()
+    line = refusal(daemon, *without)
+    path.chmod(mode)
+
+    assert str(daemon.state_root) in line
+    assert any(words in line for words in ("Permission denied", "readonly database", "unable to open"))
+    daemon.start()
+    assert daemon.run(run_id)["status"] == "completed"
 
 
 def test_the_database_of_another_program_is_left_as_it_is(daemon: Daemon) -> None:

@@ -39,16 +39,19 @@ class StateLock:
 
         Raises:
             StateRootLocked: another process has it.
+            OSError: the file cannot be locked or written; it is not held.
         """
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Truncated before writing: a longer text of an earlier holder must not shine through.
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"pid={os.getpid()}\nmechanism={MECHANISM}\n".encode())
         except OSError as error:
             os.close(descriptor)
-            raise StateRootLocked(self.path.parent) from error
-        # Truncated before writing: a longer text of an earlier holder must not shine through.
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"pid={os.getpid()}\nmechanism={MECHANISM}\n".encode())
+            if isinstance(error, BlockingIOError):
+                raise StateRootLocked(self.path.parent) from error
+            raise
         self._descriptor = descriptor
 
     def release(self) -> None:
