@@ -203,8 +203,8 @@ class SqliteDatabase:
             connection = sqlite3.connect(self._memory_name, uri=True, check_same_thread=False, isolation_level=None)
         else:
             if not read_only:
-                # Made before SQLite does it, and for its owner only; the log beside it takes the same mode. And one that
-                # may not be written is found here: SQLite would open it for reading, and refuse each write later.
+                # Made before SQLite does it, and for its owner only; the log beside it takes the same mode. And one
+                # that may not be written is found here: SQLite would open it for reading, and refuse each write later.
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
             if not read_only:
