@@ -149,7 +149,9 @@ def test_the_command_tree_is_the_documented_one() -> None:
         approvals list;approvals show;approvals allow;approvals deny;approvals allow-all;approvals deny-all
         questions list;questions show;questions answer;questions cancel
         runtime get;runtime revisions;runtime set-model;runtime set-permission-mode
-        runtime permissions check;runtime permissions matrix;runtime tool-limits get;runtime tool-limits set
+        runtime auth subject;runtime auth revoke-subject;runtime auth lease;runtime auth revoke-lease
+        runtime auth revoke-slot;runtime permissions check;runtime permissions matrix
+        runtime tool-limits get;runtime tool-limits set
         secrets generate;secrets list;secrets get;secrets set;secrets delete;secrets rekey;secrets export
         state verify;state backup;state restore;state export;state vacuum
         """.replace("\n", ";")

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from kheish.core.problems import Problem
-from kheish.daemon.composition import StateRootUnusable, open_daemon
+from kheish.daemon.composition import open_daemon
 from kheish.daemon.settings import Settings, from_options
+from kheish.daemon.state_root import StateRootUnusable
 from kheish.providers.tables import RoutesError
 from kheish.store.lock import StateRootLocked
 

@@ -22,7 +22,7 @@ from kheish.core.messages import (
 )
 from kheish.engine import entries as e
 from kheish.engine.codec import VERSION, decode_entry, encode_entry, type_name
-from kheish.engine.entries import Decision, Entry, OnInDoubt, OnRestart, RouteRef, Ruling, RunStatus
+from kheish.engine.entries import CredentialUse, Decision, Entry, OnInDoubt, OnRestart, RouteRef, Ruling, RunStatus
 
 GOLDEN = Path(__file__).parent / "golden" / "entries_v1.jsonl"
 
@@ -68,6 +68,23 @@ ENTRIES: tuple[Entry, ...] = (
         finish_reason=FinishReason.TOOL_CALLS,
         usage=Usage(input_tokens=3, output_tokens=4, cached_input_tokens=1, cost_usd=0.5),
         response_id="resp",
+    ),
+    e.ModelFailed(
+        turn=1,
+        attempt=1,
+        kind="stopped",
+        message="the run was stopped",
+        access=CredentialUse(
+            subject_id="session:s",
+            grant_id="g",
+            lease_id="l",
+            slot_id="openai.prod",
+            issued_at_ms=1,
+            expires_at_ms=60_001,
+            started_at_ms=2,
+            subject_epoch=1,
+            request_digest="00",
+        ),
     ),
     e.ModelFailed(turn=1, attempt=1, kind="rate_limited", message="busy", retry_at_ms=5, max_output_tokens=9),
     e.CallsDecided(

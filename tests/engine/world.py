@@ -11,6 +11,7 @@ from kheish.core.jsonvalue import JsonObject
 from kheish.core.messages import FinishReason, Generation, Message, Role, ToolCallPart, ToolResultPart, Usage
 from kheish.core.messages import TextPart as Text
 from kheish.engine import entries as e
+from kheish.engine.effects import ModelCaller
 from kheish.engine.engine import Engine
 from kheish.engine.entries import Recorded, RouteRef
 from kheish.engine.journal import MemoryJournal
@@ -230,15 +231,19 @@ class World:
         runtime = ToolRuntime(ToolRegistry(tools))
         self.engine = Engine(
             journal=self.journal,
-            models=self.model,
+            models=ModelCaller(
+                models=self.model,
+                tools=runtime,
+                live=NoLive(),
+                clock=self.clock,
+                ids=CountingIds(life),
+                system=lambda run: ("Be brief.",),
+            ),
             tools=runtime,
             permissions=permissions or TablePermissions(),
-            live=NoLive(),
             clock=self.clock,
-            ids=CountingIds(life),
             limits=lambda: self.limits,
             tool_context=_context,
-            system=lambda run: ("Be brief.",),
             restart_policy=policy,
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kheish.core.problems import Problem
-from kheish.daemon.composition import StateRootUnusable
+from kheish.daemon.state_root import StateRootUnusable
 from kheish.store.blobs import BlobMissing, BlobStore
 from kheish.store.migrations import SchemaMismatch
 from tests.http.house import House, opened

@@ -11,9 +11,11 @@ from urllib.parse import quote
 
 import httpx2
 
+from kheish.core.clock import Clock
 from kheish.core.jsonvalue import decode_object
-from kheish.daemon.composition import Daemon, OpenDatabase, open_daemon
+from kheish.daemon.composition import Daemon, open_daemon
 from kheish.daemon.settings import from_options
+from kheish.daemon.state_root import OpenDatabase
 from kheish.store.database import SqliteDatabase
 
 DEADLINE_S = 10.0
@@ -190,6 +192,7 @@ async def opened(
     routes: str = ROUTES,
     environ: Mapping[str, str] | None = None,
     open_database: OpenDatabase = SqliteDatabase,
+    clock: Clock | None = None,
     **options: object,
 ) -> AsyncIterator[House]:
     """Open the daemon whose state lives under ``root``; opening it again is a restart."""
@@ -205,7 +208,7 @@ async def opened(
     }
     # A home of its own: the login shells of tools must not run the developer's profile.
     settings = from_options(given, {"HOME": str(root), **(environ or {})})
-    async with open_daemon(settings, open_database=open_database) as daemon:
+    async with open_daemon(settings, open_database=open_database, clock=clock) as daemon:
         await daemon.start()
         transport = httpx2.ASGITransport(app=daemon.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:

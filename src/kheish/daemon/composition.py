@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from kheish.approvals.service import Approvals
+from kheish.auth.broker import Broker, slot_of
 from kheish.auth.control_plane import ControlPlane
+from kheish.auth.credential_scope import CredentialScope
 from kheish.auth.secret_store import SecretStore
+from kheish.broker import store as broker_store
+from kheish.broker.service import Credentials
+from kheish.broker.store import CredentialsProjection
 from kheish.core.clock import Clock, SystemClock
 from kheish.core.ids import IdSource, RandomIds
 from kheish.core.problems import Problem
 from kheish.core.redaction import Redactor
 from kheish.daemon.app import build_app, with_edge
 from kheish.daemon.settings import Settings
+from kheish.daemon.state_root import OpenDatabase, explained, open_store, take_state_root
 from kheish.daemon.status import StatusBoard
 from kheish.daemon.supervisor import Supervisor
 from kheish.engine.budgets import Allowance
+from kheish.engine.effects import ModelCaller
 from kheish.engine.engine import Engine
 from kheish.engine.journal import DatabaseJournal
+from kheish.engine.lending import Lender
 from kheish.engine.observing import ObservedJournal
 from kheish.engine.ports import Journal, Projection
 from kheish.engine.prompt import system_prompt
@@ -52,11 +58,9 @@ from kheish.runtime.service import Runtime, permission_mode
 from kheish.secrets.service import Secrets
 from kheish.sessions.service import Sessions
 from kheish.sessions.store import SessionsProjection
-from kheish.store.database import SqliteDatabase, may_pass
+from kheish.store.database import SqliteDatabase
 from kheish.store.feed import Feed
-from kheish.store.inspection import find_damage, tables
 from kheish.store.lock import StateLock
-from kheish.store.migrations import LEDGER, migrate
 from kheish.telemetry.metrics import Metrics
 from kheish.telemetry.readings import Readings
 from kheish.telemetry.recorder import Recorder
@@ -75,8 +79,6 @@ _LAST_STOP_S = 0.2
 """For a daemon whose drain nobody asked for: what runs is left to resume at once."""
 _SPANS_S = 0.5
 """For the last spans, however long the drain took."""
-
-OpenDatabase = Callable[[Path], SqliteDatabase]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,14 +140,14 @@ async def open_daemon(
         Problem: the state root belongs to a newer release.
     """
     async with AsyncExitStack() as stack:
-        lock = _take_state_root(settings)
+        lock = take_state_root(settings)
         stack.callback(lock.release)
         secret_store = SecretStore(
             settings.state_root, settings.master_key, require_encrypted=settings.require_encrypted_secrets
         )
         inventory = _routes(settings, secret_store)
-        with _explained(settings.state_root):
-            database, feed = _store(settings, open_database, stack)
+        with explained(settings.state_root):
+            database, feed = open_store(settings, open_database, stack)
         spans = open_spans(settings.tracing)
         if spans is not None:
             stack.push_async_callback(spans.close, _LAST_STOP_S)
@@ -167,7 +169,7 @@ async def open_daemon(
             clock=clock or SystemClock(),
             ids=ids or RandomIds(),
         )
-        with _explained(settings.state_root):
+        with explained(settings.state_root):
             daemon = _assemble(parts, _control_plane(parts))
         stack.push_async_callback(daemon.drain, _LAST_STOP_S)
         yield daemon
@@ -211,12 +213,15 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     permissions = RulePermissions(mode=permission_mode(settings.permission_mode))
     runtime = _runtime(parts, permissions, tools)
     database.run_offline(runtime.restore)
+    broker = _broker(parts)
+    # Sessions need the engine, and the engine asks them about a session only when it calls a model.
+    credentials = _credentials(parts, runtime, broker, lambda session_id: sessions.credential_scope(session_id))
     journal = DatabaseJournal(database, projections(feed))
     registry = CollectorRegistry()
     tracer = None if parts.spans is None else Tracer(parts.spans, clock=parts.clock, tool_names=tools.names)
     recorder = Recorder(registry, tool_names=tools.names)
     observed = ObservedJournal(journal, (recorder,) if tracer is None else (recorder, tracer))
-    engine = _engine(parts, observed, tools, permissions, runtime)
+    engine = _engine(parts, observed, tools, permissions, runtime, credentials)
     ledger = RunLedger(database=database, journal=journal)
     sessions = Sessions(
         database=database,
@@ -231,10 +236,10 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     streams = Streams()
     checks = PermissionChecks(permissions=permissions, sessions=sessions, tool_names=tools.names)
     work = _work(parts, engine, sessions, ledger, runtime)
-    secrets = Secrets(store=parts.secret_store, clock=parts.clock, changed=parts.secret_changed)
     metrics = Metrics(registry, take=_readings(parts, board, engine, observed, ledger, sessions).take)
     retention = Retention(database=database, clock=parts.clock)
-    services = (secrets, retention, sessions, ledger, runtime, board, feed, streams, checks, metrics, *work)
+    shown = (ledger, sessions, runtime, board, feed, streams, checks, metrics)
+    services = (_secrets(parts, broker), credentials, retention, *shown, *work)
     return Daemon(
         settings=settings,
         app=with_edge(build_app(), services, control_plane, max_body_bytes=settings.http_max_body_bytes),
@@ -251,7 +256,49 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
 
 def projections(feed: Feed) -> tuple[Projection, ...]:
     """Every table that is kept in step with the journal."""
-    return (RunsProjection(feed), SessionsProjection(feed), UsageProjection())
+    return (RunsProjection(feed), SessionsProjection(feed), UsageProjection(), CredentialsProjection())
+
+
+def _secrets(parts: _Parts, broker: Broker) -> Secrets:
+    return Secrets(
+        store=parts.secret_store, clock=parts.clock, changed=parts.secret_changed, revoked_at=broker.revoked_at
+    )
+
+
+def _credentials(
+    parts: _Parts, runtime: Runtime, broker: Broker, scope_of: Callable[[str], Awaitable[CredentialScope]]
+) -> Credentials:
+    def slot_behind(route_id: str) -> str:
+        route = runtime.routes().find(route_id)
+        return slot_of(route_id, None if route is None else route.auth_ref)
+
+    def known_slots() -> frozenset[str]:
+        behind_routes = (slot_of(route.route_id, route.auth_ref) for route in runtime.routes().routes)
+        return frozenset(parts.secret_store.slots).union(behind_routes)
+
+    return Credentials(
+        broker=broker,
+        database=parts.database,
+        clock=parts.clock,
+        scope_of=scope_of,
+        slot_behind=slot_behind,
+        known_slots=known_slots,
+    )
+
+
+def _broker(parts: _Parts) -> Broker:
+    now = parts.clock.now_ms()
+
+    def written_at(slot_id: str) -> int | None:
+        slot = parts.secret_store.find(slot_id)
+        return None if slot is None else slot.updated_at_ms
+
+    return Broker(
+        clock=parts.clock,
+        written_at=written_at,
+        revocations=parts.database.run_offline(broker_store.revocations),
+        leases=parts.database.run_offline(lambda reader: broker_store.leases(reader, now)),
+    )
 
 
 def _runtime(parts: _Parts, permissions: RulePermissions, tools: ToolRuntime) -> Runtime:
@@ -335,7 +382,12 @@ def _work(
 
 
 def _engine(
-    parts: _Parts, journal: Journal, tools: ToolRuntime, permissions: RulePermissions, runtime: Runtime
+    parts: _Parts,
+    journal: Journal,
+    tools: ToolRuntime,
+    permissions: RulePermissions,
+    runtime: Runtime,
+    lender: Lender,
 ) -> Engine:
     settings = parts.settings
     forbidden = (settings.state_root.resolve(),)
@@ -351,89 +403,27 @@ def _engine(
             now_ms=parts.clock.now_ms(),
         )
 
-    return Engine(
-        journal=journal,
+    models = ModelCaller(
         models=parts.providers,
         tools=tools,
-        permissions=permissions,
         live=parts.feed,
         clock=parts.clock,
         ids=parts.ids,
+        system=lambda run: sections,
+        allowance=Allowance(settings.budgets, spending),
+        lender=lender,
+    )
+    return Engine(
+        journal=journal,
+        models=models,
+        tools=tools,
+        permissions=permissions,
+        clock=parts.clock,
         limits=runtime.tool_limits,
         tool_context=tool_context,
-        system=lambda run: sections,
         last_run_number=parts.database.run_offline(runs_store.last_number),
         restart_policy=settings.restart_policy,
-        allowance=Allowance(settings.budgets, spending),
     )
-
-
-@contextmanager
-def _explained(state_root: Path) -> Iterator[None]:
-    """Tell an operator whose database does not open what to do."""
-    try:
-        yield
-    except (OSError, sqlite3.Error) as error:
-        said = error.strerror if isinstance(error, OSError) else str(error)
-        if isinstance(error, OSError) or may_pass(error):
-            advice = f"Make room below {state_root}, or repair its permissions, mount or disk, and start again. If that"
-            raise _unusable(state_root, str(said), f"{advice} is not it, look") from error
-        raise _unusable(state_root, str(said), "Look") from error
-
-
-def _unusable(state_root: Path, fault: str, advice: str = "Look") -> StateRootUnusable:
-    return StateRootUnusable(
-        f"The database {state_root / 'kheish.db'} cannot be used: {fault}. Nothing was changed. "
-        f"{advice} with `kheish-daemon state verify --state-root {state_root}`, "
-        "and restore a backup with `kheish-daemon state restore`."
-    )
-
-
-def _store(settings: Settings, open_database: OpenDatabase, stack: AsyncExitStack) -> tuple[SqliteDatabase, Feed]:
-    path = settings.state_root / "kheish.db"
-    if (fault := find_damage(path)) is not None:
-        raise _unusable(settings.state_root, fault)
-    if (found := tables(path)) and LEDGER not in found:
-        raise _unusable(settings.state_root, "it is the database of another program")
-    database = open_database(path)
-    stack.callback(database.close)
-    database.run_offline(partial(migrate, backups=settings.state_root / "backups"))
-    feed = Feed(database, capacity=settings.event_history_capacity)
-    database.run_offline(feed.load)
-    database.subscribe(feed.publish)
-    return database, feed
-
-
-def _take_state_root(settings: Settings) -> StateLock:
-    root = settings.state_root
-    if settings.workspace_root.is_relative_to(root.resolve()):
-        raise StateRootUnusable(
-            f"The workspace {settings.workspace_root} lies inside the state root {root}: tools could touch nothing in "
-            "it. Use separate directories."
-        )
-    try:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise StateRootUnusable(f"The state root {root} cannot be created: {error.strerror}.") from error
-    if root.resolve().is_relative_to(settings.workspace_root):
-        log.warning(
-            "daemon.state_root_inside_workspace",
-            state_root=str(root),
-            workspace_root=str(settings.workspace_root),
-            consequence="file tools treat it as closed, but a shell command can reach it",
-        )
-    lock = StateLock(root)
-    try:
-        lock.acquire()
-    except OSError as error:
-        raise StateRootUnusable(f"The state root {root} is not writable: {error.strerror}.") from error
-    return lock
-
-
-class StateRootUnusable(Problem):
-    """The state root cannot be used."""
-
-    domain, code, status = "storage", "state_root_unusable", 500
 
 
 async def _reload(parts: _Parts, runtime: Runtime) -> None:

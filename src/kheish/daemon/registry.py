@@ -14,6 +14,7 @@ CAPABILITIES = (
     "kheish.runtime",
     "kheish.telemetry",
     "kheish.secrets",
+    "kheish.broker",
 )
 
 

@@ -20,8 +20,9 @@ import uvloop
 from kheish.core.problems import Problem
 from kheish.core.redaction import Redactor
 from kheish.daemon import logs
-from kheish.daemon.composition import Daemon, OpenDatabase, open_daemon
+from kheish.daemon.composition import Daemon, open_daemon
 from kheish.daemon.settings import Settings, from_options
+from kheish.daemon.state_root import OpenDatabase
 from kheish.store.database import SqliteDatabase
 from kheish.tools.orphans import kill_children
 

@@ -22,7 +22,7 @@ from kheish.core.messages import (
     Usage,
 )
 from kheish.engine import entries as e
-from kheish.engine.entries import Decision, Entry, OnInDoubt, OnRestart, RouteRef, Ruling, RunStatus
+from kheish.engine.entries import CredentialUse, Decision, Entry, OnInDoubt, OnRestart, RouteRef, Ruling, RunStatus
 
 VERSION = 1
 
@@ -150,6 +150,10 @@ def _usage(value: object) -> Usage:
     return Usage(**cast("dict[str, int]", value))
 
 
+def _access(value: object) -> CredentialUse:
+    return CredentialUse(**cast("dict[str, str]", value))  # type: ignore[arg-type]  # written by _fields of the same class
+
+
 def _tool_choice(value: object) -> ToolChoice:
     return ToolChoice(**cast("dict[str, str]", value))
 
@@ -188,6 +192,7 @@ _CONVERT_ANY: dict[str, Callable[[object], object]] = {
     "route": _route,
     "generation": _generation,
     "usage": _usage,
+    "access": _access,
     "tool_choice": _tool_choice,
     "finish_reason": lambda value: FinishReason(cast("str", value)),
     "status": lambda value: RunStatus(cast("str", value)),

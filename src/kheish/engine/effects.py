@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
 
@@ -29,6 +30,7 @@ from kheish.engine.context import Transcript
 from kheish.engine.decide import CallModel
 from kheish.engine.entries import (
     Compacted,
+    CredentialUse,
     ModelFailed,
     ModelReplied,
     OnInDoubt,
@@ -37,6 +39,7 @@ from kheish.engine.entries import (
     ToolFinished,
     ToolIntended,
 )
+from kheish.engine.lending import Lender, Loan
 from kheish.engine.ports import LiveEvents, Models
 from kheish.engine.relief import MODEL_DRIVEN, SESSION_MEMORY, compaction
 from kheish.engine.session_memory import SUMMARY_REQUEST
@@ -51,6 +54,7 @@ from kheish.tools.runtime import BatchBudget, ToolRuntime
 
 log = structlog.get_logger(__name__)
 
+STOPPED = "stopped"
 INVALID_STRUCTURE = "structured_output_invalid"
 INTERRUPTED: JsonObject = {"error": "The call was stopped before it finished.", "interrupted": True}
 IN_DOUBT: JsonObject = {
@@ -74,6 +78,12 @@ def unusable(run: RunState, reply: ModelReply) -> tuple[str, str] | None:
     )
 
 
+def stopped_call(run: RunState, use: CredentialUse) -> ModelFailed:
+    """What is recorded of a call that a stop cut off: that it was made."""
+    said = "the run was stopped while the model answered"
+    return ModelFailed(turn=run.turn + 1, attempt=run.failed_attempts + 1, kind=STOPPED, message=said, access=use)
+
+
 class ModelCaller:
     """Makes one attempt of a model call and says what to record."""
 
@@ -86,10 +96,12 @@ class ModelCaller:
         clock: Clock,
         ids: IdSource,
         system: Callable[[RunState], tuple[str, ...]],
-        allowance: Allowance,
+        allowance: Allowance | None = None,
+        lender: Lender | None = None,
     ) -> None:
         self._models = models
-        self._allowance = allowance
+        self._lender = lender
+        self._allowance = allowance or Allowance()
         self._tools = tools
         self._live = live
         self._clock = clock
@@ -97,27 +109,33 @@ class ModelCaller:
         self._system = system
         self._standing: tuple[tuple[str, ...], tuple[ToolSpec, ...], int] | None = None
 
+    def loan(self) -> Loan:
+        """What one call will borrow."""
+        return Loan(self._lender)
+
     async def call(
         self,
         run: RunState,
         step: CallModel,
         messages: tuple[Message, ...],
+        loan: Loan,
         continuation: tuple[RouteRef, Continuation] | None = None,
     ) -> ModelReplied | ModelFailed:
         """Stream one reply; deltas go to the live feed."""
         self._announce(run, step)
+        failed = partial(ModelFailed, turn=step.turn, attempt=step.attempt)
         try:
             spent = await self._allowance.require(run)
-            reply = await self._stream(run, step, self._request(run, step, messages, continuation))
+            reply = await self._stream(run, step, self._request(run, step, messages, continuation), loan)
         except ProviderError as error:
-            return self._failure(run, step, error)
+            return replace(self._failure(run, step, error), access=loan.use)
         except Problem as problem:
-            return ModelFailed(turn=step.turn, attempt=step.attempt, kind=problem.code, message=problem.detail)
+            return failed(kind=problem.code, message=problem.detail, access=loan.use)
         overdrawn = self._allowance.fault(run, spent, reply.usage)
         fault = unusable(run, reply) if overdrawn is None else (BudgetExceeded.code, overdrawn)
         if fault is not None:
             kind, message = fault
-            return ModelFailed(turn=step.turn, attempt=step.attempt, kind=kind, message=message, usage=reply.usage)
+            return failed(kind=kind, message=message, usage=reply.usage, access=loan.use)
         return ModelReplied(
             turn=step.turn,
             message_id=self._ids.new("msg"),
@@ -125,6 +143,7 @@ class ModelCaller:
             finish_reason=reply.finish_reason,
             usage=reply.usage,
             response_id=reply.response_id,
+            access=loan.use,
         )
 
     def standing_tokens(self, run: RunState) -> int:
@@ -135,12 +154,12 @@ class ModelCaller:
             known = self._standing = (system, tools, standing_tokens(system, tools))
         return known[2]
 
-    async def summarise(self, run: RunState, window: Transcript) -> Compacted:
+    async def summarise(self, run: RunState, window: Transcript, loan: Loan) -> Compacted:
         """Have the model condense the window; where it cannot, the session's own facts do."""
         policy = window_policy(run.route, run.generation, run.max_output_tokens)
         turn = run.turn + 1
         self._trace(run, {"kind": "compaction", "phase": "summarising", "turn": turn, "model": run.route.model})
-        reply = await self._summary(run, window, policy)
+        reply = await self._summary(run, window, policy, loan)
         text = "" if reply is None else "".join(part.text for part in reply.parts if isinstance(part, TextPart))
         strategy = MODEL_DRIVEN if text.strip() else SESSION_MEMORY
         said, usage = text.strip(), Usage() if reply is None else reply.usage
@@ -148,9 +167,9 @@ class ModelCaller:
         if made is None:  # the facts alone would keep every message: they say less than a summary
             made = compaction(window, policy, turn=turn, strategy=strategy, text=said, usage=usage, least=True)
         assert made is not None
-        return made
+        return replace(made, access=loan.use)
 
-    async def _summary(self, run: RunState, window: Transcript, policy: WindowPolicy) -> ModelReply | None:
+    async def _summary(self, run: RunState, window: Transcript, policy: WindowPolicy, loan: Loan) -> ModelReply | None:
         generation = Generation(
             max_output_tokens=policy.summary_max,
             temperature=run.generation.temperature,
@@ -163,21 +182,25 @@ class ModelCaller:
             tools=self._tools.specs(),
             generation=generation,
             cache_key=run.session_id,
+            before_send=loan.before_send,
         )
         final: ModelReply | None = None
         try:
             await self._allowance.require(run)
-            async for item in self._models.provider_for(run.route).stream(request):
+            provider = self._models.provider_for(run.route)
+            await loan.take(run)
+            async for item in provider.stream(request):
                 if isinstance(item, ModelReply):
                     final = self._priced(run, request.model, item)
         except (ProviderError, Problem) as error:
             log.warning("compaction.no_summary", run_id=run.run_id, error=str(error))
         return final
 
-    async def _stream(self, run: RunState, step: CallModel, request: ModelRequest) -> ModelReply:
+    async def _stream(self, run: RunState, step: CallModel, request: ModelRequest, loan: Loan) -> ModelReply:
         provider = self._models.provider_for(run.route)
+        await loan.take(run)
         final: ModelReply | None = None
-        async for item in provider.stream(request):
+        async for item in provider.stream(replace(request, before_send=loan.before_send)):
             match item:
                 case TextDelta(text=text, part=part):
                     data = {"turn": step.turn, "attempt": step.attempt, "part": part, "text": text}

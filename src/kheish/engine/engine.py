@@ -9,15 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from kheish.core.clock import Clock
-from kheish.core.ids import IdSource
 from kheish.core.problems import Problem, StoreRejected, StoreUnavailable, StoreUnreadable
 from kheish.engine import entries as e
-from kheish.engine.budgets import Allowance
 from kheish.engine.effects import ModelCaller, ToolCaller
 from kheish.engine.entries import OnRestart, RunStatus
 from kheish.engine.judge import Judge
 from kheish.engine.memory import SessionMemory, remembered
-from kheish.engine.ports import Journal, LiveEvents, Models, Proposal, RecoveryCounts, Rule
+from kheish.engine.ports import Journal, Proposal, RecoveryCounts, Rule
 from kheish.engine.quarantine import Quarantine
 from kheish.engine.state import RunState, SessionState
 from kheish.engine.timers import TimerService
@@ -58,32 +56,24 @@ class Engine:
         self,
         *,
         journal: Journal,
-        models: Models,
+        models: ModelCaller,
         tools: ToolRuntime,
         permissions: Permissions,
-        live: LiveEvents,
         clock: Clock,
-        ids: IdSource,
         limits: Callable[[], ToolRuntimeLimits],
         tool_context: Callable[[RunState], ToolContext],
-        system: Callable[[RunState], tuple[str, ...]],
         last_run_number: int = 0,
         restart_policy: OnRestart = OnRestart.RESUME,
-        allowance: Allowance | None = None,
     ) -> None:
         self._journal = journal
         self._clock = clock
         self._run_number = last_run_number
         self._at_boot = restarted(restart_policy)
         self.timers = TimerService(clock=clock, wake=self._wake)
-        allowance = allowance or Allowance()
-        caller = ModelCaller(
-            models=models, tools=tools, live=live, clock=clock, ids=ids, system=system, allowance=allowance
-        )
         self._hands = Hands(
             journal=journal,
             judge=Judge(tools=tools, permissions=permissions, limits=limits),
-            models=caller,
+            models=models,
             tools=ToolCaller(tools=tools, context=tool_context, limits=limits),
             runtime=tools,
             clock=clock,

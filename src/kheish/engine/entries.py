@@ -95,6 +95,22 @@ class RunStarted:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CredentialUse:
+    """What a model call was made with: who borrowed which credential, and what was sent."""
+
+    subject_id: str
+    grant_id: str
+    lease_id: str
+    slot_id: str
+    issued_at_ms: int
+    expires_at_ms: int
+    started_at_ms: int
+    subject_epoch: int = 0
+    request_digest: str | None = None
+    """SHA-256 of the bytes of the request, as hex; None: none was sent, or the driver needs no network."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelReplied:
     """One whole assistant message. Tool calls in `parts` carry the daemon's call ids."""
 
@@ -104,6 +120,7 @@ class ModelReplied:
     finish_reason: FinishReason
     usage: Usage
     response_id: str | None = None
+    access: CredentialUse | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +135,8 @@ class ModelFailed:
     max_output_tokens: int | None = None
     usage: Usage = Usage()
     """Of a reply that came and cannot be used."""
+    access: CredentialUse | None = None
+    """None: it failed before a credential was borrowed."""
 
 
 class Ruling(StrEnum):
@@ -262,6 +281,8 @@ class Compacted:
     """The session's facts that outlive the messages, in the wire contract's form."""
     usage: Usage = Usage()
     """Of the model call that wrote the summary."""
+    access: CredentialUse | None = None
+    """Of the same call, whether it came to a summary or not."""
 
     @property
     def window_id(self) -> str:

@@ -27,9 +27,10 @@ from kheish.engine.decide import (
     Wait,
     decide,
 )
-from kheish.engine.effects import ModelCaller, ToolBatch, ToolCaller
+from kheish.engine.effects import ModelCaller, ToolBatch, ToolCaller, stopped_call
 from kheish.engine.entries import Recorded, RunStatus
 from kheish.engine.judge import Judge
+from kheish.engine.lending import Loan
 from kheish.engine.memory import Buffer, SessionMemory, remembered
 from kheish.engine.ports import Journal, Proposal, Rule, Transition
 from kheish.engine.relief import relieve
@@ -91,11 +92,11 @@ _Work = Coroutine[object, object, _Said]
 
 @dataclass(slots=True)
 class _Effect:
-    """What is in flight: a task, and the batch whose outcomes it fills (None for a model call)."""
+    """What is in flight: a task, and the batch whose outcomes it fills or the loan of a model call."""
 
     run_id: str
     task: asyncio.Task[_Said]
-    batch: ToolBatch | None = None
+    doing: ToolBatch | Loan
 
 
 class SessionWorker:
@@ -259,7 +260,8 @@ class SessionWorker:
         if step.summarise:
             await self._save()
             assert self.memory is not None
-            self._start(run, self._hands.models.summarise(run, self.memory.transcript.copy()), None)
+            loan = self._hands.models.loan()
+            self._start(run, self._hands.models.summarise(run, self.memory.transcript.copy(), loan), loan)
         return step.summarise
 
     async def _take(self, run: RunState, step: Step) -> bool | None:
@@ -323,8 +325,8 @@ class SessionWorker:
 
     def _start_model(self, run: RunState, step: CallModel) -> None:
         assert self.memory is not None
-        window = self.memory.transcript
-        self._start(run, self._hands.models.call(run, step, window.messages(), window.continuation), None)
+        window, loan = self.memory.transcript, self._hands.models.loan()
+        self._start(run, self._hands.models.call(run, step, window.messages(), loan, window.continuation), loan)
 
     async def _start_tools(self, run: RunState, step: RunTools | Settle) -> bool:
         """Record the intents and start; False when every outcome was known without running anything."""
@@ -350,10 +352,10 @@ class SessionWorker:
         self._start(run, batch.run(), batch)
         return True
 
-    def _start(self, run: RunState, work: _Work, batch: ToolBatch | None) -> None:
+    def _start(self, run: RunState, work: _Work, doing: ToolBatch | Loan) -> None:
         task = asyncio.get_running_loop().create_task(work, name=f"effect:{run.run_id}")
         task.add_done_callback(lambda _: self._awake.set())
-        self._effect = _Effect(run_id=run.run_id, task=task, batch=batch)
+        self._effect = _Effect(run_id=run.run_id, task=task, doing=doing)
 
     def _absorb(self, effect: _Effect) -> None:
         """Take what a finished effect brought into the buffer."""
@@ -365,8 +367,8 @@ class SessionWorker:
         if error is not None:
             self._fail_run(effect.run_id, error)
             return
-        if effect.batch is not None:
-            for result in effect.batch.results():
+        if isinstance(effect.doing, ToolBatch):
+            for result in effect.doing.results():
                 self._record(result, effect.run_id)
         elif (entry := effect.task.result()) is not None:
             self._record(entry, effect.run_id)
@@ -387,9 +389,11 @@ class SessionWorker:
             effect.task.cancel()
             await asyncio.wait({effect.task})
         self._effect = None
-        if effect.batch is not None:
-            for result in effect.batch.results():
+        if isinstance(effect.doing, ToolBatch):
+            for result in effect.doing.results():
                 self._record(result, effect.run_id)
+        elif effect.doing.use is not None:
+            self._record(stopped_call(run, effect.doing.use), effect.run_id)
         # A refused command must find nothing but its own entries in the buffer.
         try:
             await self._save()

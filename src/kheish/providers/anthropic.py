@@ -71,7 +71,8 @@ class AnthropicProvider:
         """Yield the reply as it arrives; see `Provider.stream`."""
         body = build_body(request)
         headers = beta_headers(self._betas, request.generation.reasoning)
-        async with aclosing(self._endpoint.stream(body, MessagesDecoder(), headers=headers)) as events:
+        reply = self._endpoint.stream(body, MessagesDecoder(), headers=headers, before_send=request.before_send)
+        async with aclosing(reply) as events:
             async for event in events:
                 yield event
 

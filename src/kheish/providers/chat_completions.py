@@ -58,7 +58,8 @@ class ChatCompletionsProvider:
     async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelReply]:
         """Yield the reply as it arrives; see `Provider.stream`."""
         body = build_body(request, self._driver)
-        async with aclosing(self._endpoint.stream(body, ChatDecoder(self.driver))) as events:
+        reply = self._endpoint.stream(body, ChatDecoder(self.driver), before_send=request.before_send)
+        async with aclosing(reply) as events:
             async for event in events:
                 yield event
 

@@ -69,7 +69,8 @@ class GoogleProvider:
         """Yield the reply as it arrives; see `Provider.stream`."""
         body = build_body(request)
         endpoint = replace(self._endpoint, url=model_url(self._endpoint.url, request.model))
-        async with aclosing(endpoint.stream(body, GeminiDecoder())) as events:
+        reply = endpoint.stream(body, GeminiDecoder(), before_send=request.before_send)
+        async with aclosing(reply) as events:
             async for event in events:
                 yield event
 

@@ -94,7 +94,8 @@ class ResponsesProvider:
 
     async def _attempt(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelReply]:
         body = build_body(request, self._dialect)
-        async with aclosing(self._endpoint.stream(body, ResponsesDecoder(self.driver))) as events:
+        reply = self._endpoint.stream(body, ResponsesDecoder(self.driver), before_send=request.before_send)
+        async with aclosing(reply) as events:
             async for event in events:
                 yield event
 

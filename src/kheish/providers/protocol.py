@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -34,6 +34,8 @@ class ModelRequest:
     """Stable for one session; a hint for providers that cache prefixes."""
     continues: Continuation | None = None
     """For providers that keep replies: what need not be sent again. The messages are complete all the same."""
+    before_send: Callable[[bytes], None] | None = field(default=None, compare=False, repr=False)
+    """Told the request's bytes immediately before they go out; what it raises stops them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

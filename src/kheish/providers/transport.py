@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
 import httpx2
@@ -37,7 +37,12 @@ class ModelEndpoint:
     limits: Limits = field(default_factory=Limits)
 
     async def stream(
-        self, body: JsonObject, decoder: WireDecoder, *, headers: Mapping[str, str] | None = None
+        self,
+        body: JsonObject,
+        decoder: WireDecoder,
+        *,
+        headers: Mapping[str, str] | None = None,
+        before_send: Callable[[bytes], None] | None = None,
     ) -> AsyncGenerator[TextDelta | ModelReply, None]:
         """Send one request, once, and yield what arrives: deltas, then the reply.
 
@@ -45,7 +50,10 @@ class ModelEndpoint:
             ProviderError: refused, broken, too slow, or cut short. Nothing is repeated here.
         """
         deadline = asyncio.get_running_loop().time() + self.limits.whole
-        response = await self._send(body, headers or {}, deadline)
+        request = self._request(body, headers or {})
+        if before_send is not None:
+            before_send(request.content)
+        response = await self._send(request, deadline)
         try:
             if not response.is_success:
                 raise await self._refusal(response, deadline)
@@ -65,8 +73,7 @@ class ModelEndpoint:
         finally:
             await response.aclose()
 
-    async def _send(self, body: JsonObject, headers: Mapping[str, str], deadline: float) -> httpx2.Response:
-        request = self._request(body, headers)
+    async def _send(self, request: httpx2.Request, deadline: float) -> httpx2.Response:
         try:
             async with asyncio.timeout_at(self._next_limit(deadline)):
                 return await self.client.send(request, stream=True)

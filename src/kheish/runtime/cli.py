@@ -9,7 +9,7 @@ from kheish.cli.failures import Failure
 from kheish.cli.generation import route_ids, split_selector
 from kheish.cli.options import expected_revision, parse_json, parse_object, read_stdin, read_text
 from kheish.cli.output import JsonObject
-from kheish.cli.root import CommandGroup
+from kheish.cli.root import CommandEntry, CommandGroup
 
 PERMISSION_MODES = {
     "default": "default",
@@ -24,6 +24,15 @@ PERMISSION_MODES = {
 @click.group(cls=CommandGroup)
 def runtime() -> None:
     """Read and change daemon-wide settings."""
+
+
+runtime.add_entries(
+    (
+        CommandEntry(
+            name="auth", target="kheish.broker.cli:auth", help="See who borrowed which credential, and take it back."
+        ),
+    )
+)
 
 
 def _change(revision: int | None, **fields: object) -> JsonObject:

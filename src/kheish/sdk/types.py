@@ -19,6 +19,8 @@ __all__ = [
     "Conversation",
     "Explanation",
     "InterruptView",
+    "Lease",
+    "LeaseStatus",
     "ManagedAgentSnapshot",
     "MatrixView",
     "OutputRecord",
@@ -31,6 +33,7 @@ __all__ = [
     "ReplyHandle",
     "ReplyTargetsView",
     "RevisionView",
+    "RouteAudience",
     "RoutePolicy",
     "RunEventEntry",
     "RunRequestSummary",
@@ -39,7 +42,9 @@ __all__ = [
     "SessionEvents",
     "SessionView",
     "SessionViewSummary",
+    "SlotRevoked",
     "SlotStatus",
+    "SubjectStatus",
     "ToolLimits",
     "UserQuestionRequest",
 ]
@@ -117,6 +122,26 @@ class Explanation(Wire):
 class InterruptView(Wire):
     interrupted: bool
     snapshot: ManagedAgentSnapshot
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease(Wire):
+    """One credential lent for a while. Times are Unix milliseconds."""
+
+    id: str
+    grant_id: str
+    subject_id: str
+    subject_epoch: int
+    audience: RouteAudience
+    issued_at_ms: int
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeaseStatus(Wire):
+    lease: Lease
+    revoked: bool
+    active: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,6 +257,15 @@ class RevisionView(Wire):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RouteAudience(Wire):
+    """What a lease is good for."""
+
+    type: str
+    route_id: str
+    slot_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RoutePolicy(Wire):
     """What this session's runs use unless a run says otherwise."""
 
@@ -342,6 +376,12 @@ class SessionViewSummary(Wire):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SlotRevoked(Wire):
+    slot_id: str
+    revoked_leases: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SlotStatus(Wire):
     """What is shown of a slot."""
 
@@ -351,6 +391,18 @@ class SlotStatus(Wire):
     summary: str
     updated_at_ms: int
     details: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SubjectStatus(Wire):
+    """Who borrows, and what it has at the moment; a revoked subject borrows nothing any more."""
+
+    subject_id: str
+    current_epoch: int
+    revoked: bool
+    active_route_lease_ids: tuple[str, ...] = ()
+    active_connector_lease_ids: tuple[str, ...] = ()
+    active_mcp_lease_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

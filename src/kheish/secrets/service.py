@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from kheish.auth.secret_store import SecretStore
 from kheish.auth.slots import Slot, new_slot
@@ -24,9 +25,18 @@ class SecretNotFound(Problem):
 class Secrets:
     """Reads and changes the secret store while the daemon runs."""
 
-    def __init__(self, *, store: SecretStore, clock: Clock, changed: Callable[[str], None]) -> None:
-        """``changed`` is told the name of every slot that was written or removed, after it is durable."""
+    def __init__(
+        self,
+        *,
+        store: SecretStore,
+        clock: Clock,
+        changed: Callable[[str], None],
+        revoked_at: Callable[[str], int],
+    ) -> None:
+        """``changed`` is told the name of every slot that was written or removed, after it is durable; ``revoked_at``
+        says when a slot was last revoked, in Unix milliseconds."""
         self._store = store
+        self._revoked_at = revoked_at
         self._clock = clock
         self._changed = changed
         self._writing = asyncio.Lock()
@@ -56,6 +66,7 @@ class Secrets:
         """
         slot = new_slot(fields, updated_at_ms=self._clock.now_ms())
         async with self._writing:
+            slot = replace(slot, updated_at_ms=self._written_at(slot))
             await self._replace({**self._store.slots, slot.slot_id: slot})
         self._changed(slot.slot_id)
         return slot.status()
@@ -72,6 +83,12 @@ class Secrets:
             await self._replace({name: slot for name, slot in self._store.slots.items() if name != slot_id})
         self._changed(slot_id)
         return True
+
+    def _written_at(self, slot: Slot) -> int:
+        """Later than its last revocation and its last write, whatever the clock says: both end with this write."""
+        earlier = self._store.slots.get(slot.slot_id)
+        written = -1 if earlier is None else earlier.updated_at_ms
+        return max(slot.updated_at_ms, written + 1, self._revoked_at(slot.slot_id) + 1)
 
     async def _replace(self, slots: dict[str, Slot]) -> None:
         try:

@@ -23,6 +23,7 @@ from kheish.sessions.models import (
     SessionPage,
     SessionView,
     SessionViewSummary,
+    SetCredentialScope,
     SetReplyTargets,
     SetRoutePolicy,
 )
@@ -128,6 +129,36 @@ async def set_route_policy(sessions: Service, session_id: str, body: SetRoutePol
 async def clear_route_policy(sessions: Service, session_id: str) -> Response:
     """Go back to the daemon's default route."""
     await sessions.set_route_policy(session_id, None)
+    return json_response(await sessions.view(session_id))
+
+
+@router.post(
+    "/{session_id:id}/credential-scope",
+    response_model=SessionView,
+    responses=CHANGING,
+    operation_id="set_credential_scope",
+)
+@router.put(
+    "/{session_id:id}/credential-scope",
+    response_model=SessionView,
+    responses=CHANGING,
+    operation_id="put_credential_scope",
+)
+async def set_credential_scope(sessions: Service, session_id: str, body: SetCredentialScope) -> Response:
+    """Replace which credentials the session may borrow, from its next model call on; null lifts it."""
+    await sessions.set_credential_scope(session_id, body.credential_scope)
+    return json_response(await sessions.view(session_id))
+
+
+@router.delete(
+    "/{session_id:id}/credential-scope",
+    response_model=SessionView,
+    responses=CHANGING,
+    operation_id="clear_credential_scope",
+)
+async def clear_credential_scope(sessions: Service, session_id: str) -> Response:
+    """Let the session borrow every credential."""
+    await sessions.set_credential_scope(session_id, None)
     return json_response(await sessions.view(session_id))
 
 

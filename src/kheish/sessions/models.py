@@ -49,6 +49,11 @@ class SetRoutePolicy(BaseModel):
     """null clears it."""
 
 
+class SetCredentialScope(BaseModel):
+    credential_scope: dict[str, list[str]] | None
+    """null lifts it."""
+
+
 class RawTarget(BaseModel):
     type: Literal["raw"] = "raw"
     plugin: str = Field(min_length=1)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import orjson
 
+from kheish.auth.credential_scope import CredentialScope, normalised
 from kheish.core.clock import Clock
 from kheish.core.ids import IdSource
 from kheish.core.jsonvalue import JsonObject, JsonValue
@@ -60,6 +61,7 @@ class SessionRecord:
     agent_id: str
     thread_id: str | None
     route_policy: RoutePolicy | None
+    credential_scope: CredentialScope
     reply_targets: tuple[JsonObject, ...] | None
     """None: never set. Empty: cleared."""
 
@@ -70,13 +72,14 @@ class SessionRecord:
         Raises:
             SessionDamaged: it holds what no release wrote.
         """
-        policy, targets = row["route_policy"], row["reply_targets"]
+        policy, scope, targets = row["route_policy"], row["credential_scope"], row["reply_targets"]
         try:
             return cls(
                 session_id=row["session_id"],
                 agent_id=row["agent_id"],
                 thread_id=row["thread_id"],
                 route_policy=None if policy is None else RoutePolicy.model_validate_json(policy),
+                credential_scope=CredentialScope.of(None if scope is None else orjson.loads(scope)),
                 reply_targets=None if targets is None else tuple(orjson.loads(targets)),
             )
         except (ValueError, TypeError) as error:
@@ -134,7 +137,7 @@ class Sessions:
         agent_id, now = self._ids.new("agent"), self._clock.now_ms()
         scopes = {
             "capability_scope": _normalised(request.capability_scope),
-            "credential_scope": _normalised(request.credential_scope),
+            "credential_scope": normalised(request.credential_scope),
         }
 
         def unit(transaction: Transaction) -> SessionRecord:
@@ -258,6 +261,28 @@ class Sessions:
             session_id,
             lambda transaction: store.set_route_policy(
                 transaction.connection, session_id, stored or None, self._clock.now_ms()
+            ),
+        )
+
+    async def credential_scope(self, session_id: str) -> CredentialScope:
+        """Which credentials the session may borrow.
+
+        Raises:
+            SessionNotFound: no session has the id.
+        """
+        return (await self.record(session_id)).credential_scope
+
+    async def set_credential_scope(self, session_id: str, lists: Mapping[str, Sequence[str]] | None) -> None:
+        """Replace which credentials the session may borrow, from its next model call on.
+
+        Raises:
+            BadRequest: a list or an entry is none of the scope's.
+        """
+        stored = normalised(lists)
+        await self._change(
+            session_id,
+            lambda transaction: store.set_credential_scope(
+                transaction.connection, session_id, stored, self._clock.now_ms()
             ),
         )
 

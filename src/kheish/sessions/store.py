@@ -36,6 +36,9 @@ _COUNT_OF_PERSONA = "SELECT COUNT(*) AS total FROM sessions WHERE persona_id = :
 _SET_ROUTE_POLICY = """
 UPDATE sessions SET route_policy = :value, updated_at_ms = :at_ms WHERE session_id = :session_id
 """
+_SET_CREDENTIAL_SCOPE = """
+UPDATE sessions SET credential_scope = :value, updated_at_ms = :at_ms WHERE session_id = :session_id
+"""
 _SET_REPLY_TARGETS = """
 UPDATE sessions SET reply_targets = :value, updated_at_ms = :at_ms WHERE session_id = :session_id
 """
@@ -124,6 +127,11 @@ def count(connection: sqlite3.Connection, persona_id: str | None = None) -> int:
 def set_route_policy(connection: sqlite3.Connection, session_id: str, policy: JsonObject | None, at_ms: int) -> None:
     fields = {"session_id": session_id, "value": _json(policy), "at_ms": at_ms}
     connection.execute(_SET_ROUTE_POLICY, fields)
+
+
+def set_credential_scope(connection: sqlite3.Connection, session_id: str, lists: JsonObject | None, at_ms: int) -> None:
+    fields = {"session_id": session_id, "value": _json(lists), "at_ms": at_ms}
+    connection.execute(_SET_CREDENTIAL_SCOPE, fields)
 
 
 def set_reply_targets(
