@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from collections.abc import Callable
+from urllib.parse import quote, quote_plus
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kheish.core.redaction import MASK, MIN_CHARS, Redactor
@@ -43,6 +47,33 @@ def test_what_was_a_secret_stays_one() -> None:
 
 def test_a_secret_with_line_ends_around_it_is_known_without_them() -> None:
     assert redactor("  secret-key\n").text("secret-key") == MASK
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        lambda text: base64.b64encode(text.encode()).decode(),
+        lambda text: base64.urlsafe_b64encode(text.encode()).decode(),
+        lambda text: text.encode().hex(),
+        lambda text: text.encode().hex().upper(),
+        quote,
+        quote_plus,
+        lambda text: quote(text, safe=""),
+        lambda text: repr(text.encode()),
+        repr,
+        json.dumps,
+    ],
+)
+@settings(deadline=None)
+@given(secret=st.text(min_size=MIN_CHARS, max_size=40), before=st.binary(max_size=4), after=st.binary(max_size=4))
+def test_an_encoded_secret_is_masked_wherever_it_stands(
+    encoded: Callable[[str], str], secret: str, before: bytes, after: bytes
+) -> None:
+    whole = before.hex() + secret + after.hex()
+    masked = redactor(secret).text(encoded(whole))
+
+    assert MASK in masked
+    assert secret not in masked or secret in MASK
 
 
 @given(secret=st.text(min_size=MIN_CHARS, max_size=40), before=st.text(), after=st.text())

@@ -12,6 +12,7 @@ import pytest
 
 from kheish.http.bodies import Bodies
 from kheish.http.failures import Failures
+from kheish.runs.service import RunLedger
 from tests.http.house import House, opened
 
 pytestmark = pytest.mark.anyio
@@ -227,6 +228,24 @@ async def test_a_failing_handler_is_answered_and_tells_nothing() -> None:
     assert (response.status_code, response.json()["code"]) == (500, "internal")
     assert response.headers["content-type"] == "application/problem+json"
     assert "hunter2" not in response.text
+
+
+async def test_a_bug_in_a_service_is_a_problem_document_and_the_next_request_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the password is hunter2")
+
+    async with opened(tmp_path) as house:
+        with monkeypatch.context() as patch:
+            patch.setattr(RunLedger, "list", broken)
+            response = await house.get("/v1/runs")
+        after = await house.get("/v1/runs")
+
+    assert (response.status_code, response.json()["code"]) == (500, "internal")
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "hunter2" not in response.text
+    assert after.status_code == 200
 
 
 async def test_half_a_request_is_none() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
@@ -76,7 +77,7 @@ class Slot:
 
     def secrets(self) -> list[str]:
         """Every text of the state that nobody may see."""
-        return [text for name, text in self.state.items() if isinstance(text, str) and name not in _SHOWN]
+        return list(_hidden(self.state))
 
     def text(self, name: str) -> str | None:
         """Another text of the state, such as `organization`."""
@@ -92,6 +93,18 @@ class Slot:
             "state": self.state,
             "updated_at_ms": self.updated_at_ms,
         }
+
+
+def _hidden(value: JsonValue) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _hidden(item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if name not in _SHOWN:
+                yield from _hidden(item)
 
 
 def check_slot_id(slot_id: str) -> None:

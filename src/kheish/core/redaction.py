@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from kheish.core.jsonvalue import JsonValue
 
 MASK = "[redacted]"
 MIN_CHARS = 8
 """Shorter texts are no secrets worth the name, and would be found everywhere."""
+_PLAIN_IN_URLS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
 class Redactor:
@@ -22,9 +24,8 @@ class Redactor:
         """Learn more secrets, from now on."""
         known = set(self._secrets)
         for secret in secrets:
-            for form in (secret, secret.strip(), *_escaped(secret)):
-                if len(form) >= MIN_CHARS:
-                    known.add(form)
+            if len(secret) >= MIN_CHARS:
+                known.update(form for form in (secret, secret.strip(), *_forms(secret)) if len(form) >= MIN_CHARS)
         # The longest first: a secret may begin with another one.
         self._secrets = tuple(sorted(known, key=lambda secret: (-len(secret), secret)))
 
@@ -48,6 +49,15 @@ class Redactor:
         return value
 
 
-def _escaped(secret: str) -> tuple[str, ...]:
-    """How JSON writes it, which is how it would stand in a log line."""
-    return json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]
+def _forms(secret: str) -> Iterator[str]:
+    """How it stands in log lines, JSON, addresses, and in what commands encode."""
+    raw = secret.encode(errors="replace")
+    yield from (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
+    yield from (repr(secret)[1:-1], repr(raw)[2:-1])
+    strict = "".join(chr(byte) if byte in _PLAIN_IN_URLS else f"%{byte:02X}" for byte in raw)
+    yield from (strict, strict.replace("%2F", "/"), strict.replace("%20", "+"), raw.hex(), raw.hex().upper())
+    for before in range(3):
+        # Inside a longer text the outermost characters of base64 mix with the neighbours.
+        encoded = base64.b64encode(bytes(before) + raw).decode().rstrip("=")
+        inner = encoded[(0, 2, 3)[before] : -1 if (before + len(raw)) % 3 else None]
+        yield from (inner, inner.replace("+", "-").replace("/", "_"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -157,7 +158,7 @@ async def open_daemon(
         stack.push_async_callback(providers.aclose)
         parts = _Parts(
             settings=settings,
-            redactor=_knowing(redactor or Redactor(), inventory, secret_store),
+            redactor=_knowing(redactor or Redactor(), inventory, secret_store, settings.master_key),
             lock=lock,
             secret_store=secret_store,
             inventory=inventory,
@@ -430,13 +431,15 @@ async def _reload(parts: _Parts, runtime: Runtime) -> None:
     if parts.settings.routes_file is None:
         raise RoutesError("the routes came from the command line; only a routes file can be read again")
     inventory = await asyncio.to_thread(_routes, replace(parts.settings, allow_empty_routes=False), parts.secret_store)
-    _knowing(parts.redactor, inventory, parts.secret_store)
+    _knowing(parts.redactor, inventory, parts.secret_store, parts.settings.master_key)
     await runtime.replace_routes(inventory)
     parts.providers.replace_routes(inventory)
 
 
-def _knowing(redactor: Redactor, inventory: RouteInventory, store: SecretStore) -> Redactor:
-    """Everything secret that this daemon starts with."""
+def _knowing(redactor: Redactor, inventory: RouteInventory, store: SecretStore, master_key: bytes | None) -> Redactor:
+    """Everything secret that this daemon keeps; of its tokens it keeps digests only."""
+    if master_key is not None:
+        redactor.add([base64.b64encode(master_key).decode(), master_key.hex(), master_key.decode(errors="replace")])
     redactor.add(route.api_key.value for route in inventory.routes if route.api_key and route.api_key.value)
     redactor.add(secret for slot in store.slots.values() for secret in slot.secrets())
     return redactor

@@ -36,7 +36,11 @@ def configure(*, log_format: str, log_level: str, redactor: Redactor) -> None:
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         ]
     else:
-        final = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        final = [
+            structlog.processors.format_exc_info,
+            _redacting_values(redactor),
+            structlog.processors.JSONRenderer(),
+        ]
     final.append(_redacting(redactor))
     structlog.configure(
         processors=[*shared, *final],
@@ -79,6 +83,15 @@ def _redacting(redactor: Redactor) -> structlog.typing.Processor:
 
     def redact(logger: object, method: str, line: structlog.typing.EventDict) -> str:
         return redactor.text(str(line))
+
+    return redact
+
+
+def _redacting_values(redactor: Redactor) -> structlog.typing.Processor:
+    """Before JSON escapes what is escaped already, as a secret in the text of an exception is."""
+
+    def redact(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return {name: redactor.text(value) if isinstance(value, str) else value for name, value in event.items()}
 
     return redact
 

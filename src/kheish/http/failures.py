@@ -20,18 +20,20 @@ class Failures:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
+        started = whole = False
 
         async def watched(message: Message) -> None:
-            nonlocal started
+            nonlocal started, whole
             started = True
+            whole = message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
         try:
             await self._app(scope, receive, watched)
         except Exception:  # boundary: whatever a handler raises becomes a 500 here
             _log.exception("http.request_failed", method=scope["method"], path=scope["path"])
-            if started:
+            if started and not whole:
                 # The response is half sent: only closing the connection tells the client that it is not whole.
                 raise
-            await render(Internal())(scope, receive, send)
+            if not started:
+                await render(Internal())(scope, receive, send)

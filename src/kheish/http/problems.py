@@ -134,7 +134,12 @@ def install(app: FastAPI) -> None:
             return render(MethodNotAllowed(), {"allow": ", ".join(_allowed_methods(app, request))})
         return render(RequestRefused(str(error.detail)))
 
+    async def on_bug(_: Request, error: Exception) -> Response:
+        # The framework raises it again once this is sent; the outermost wrapper logs it there.
+        return render(Internal())
+
     app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(Exception, on_bug)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
 

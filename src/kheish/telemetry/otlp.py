@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from opentelemetry.context import Context
@@ -28,6 +29,10 @@ class OtlpSink:
         """``service_name`` None: the standard variables name the service."""
         # Not the SDK's batch processor: it starts a thread in every process that a tool forks.
         self._exporter = OTLPSpanExporter(endpoint=endpoint)
+        # It logs the collector's own words, which may repeat the headers it was sent; the queue tells of failures.
+        exporter_log = logging.getLogger("opentelemetry.exporter")
+        exporter_log.addHandler(logging.NullHandler())
+        exporter_log.propagate = False
         self._closed = False
         self._ids = _GivenIds()
         self._made = _Collected()

@@ -45,6 +45,7 @@ class SpanQueue:
         self._refused = 0
         self._exported = self._failed = 0
         """Of the thread; the line above of the event loop: nobody else writes them."""
+        self._told = False
         self._ended: asyncio.Future[None] | None = None
         # A daemon thread: a collector that does not answer must not keep the process alive.
         self._thread = threading.Thread(target=self._serve, name="kheish-spans", daemon=True)
@@ -97,18 +98,23 @@ class SpanQueue:
     def _send_all(self) -> None:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-            if self._send(batch):
+            failure = self._send(batch)
+            if failure is None:
                 self._exported += len(batch)
             else:
                 self._failed += len(batch)
+                if not self._told:
+                    log.error("tracing.export_failed", error=failure)
+            # Once per outage: the metrics count what is lost.
+            self._told = failure is not None
 
-    def _send(self, batch: list[Span]) -> bool:
+    def _send(self, batch: list[Span]) -> str | None:
+        """None when it was taken, else why not."""
         try:
-            return self._sink.send(batch)
+            return None if self._sink.send(batch) else "the collector refused the spans or did not answer"
         # The exporter is not ours; whatever it raises costs this batch and not the thread.
         except Exception as error:
-            log.error("tracing.export_failed", error=type(error).__name__)
-            return False
+            return type(error).__name__
 
 
 def _settle(ended: asyncio.Future[None]) -> None:

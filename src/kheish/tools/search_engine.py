@@ -26,6 +26,8 @@ MAX_RECORD_BYTES = 8 << 20
 OLDEST_RIPGREP = (13, 0)
 _POLL_MS = 50
 _CHUNK = 65_536
+_ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
+"""All that the program sees: the daemon's own holds keys."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +59,9 @@ def search_engine() -> SearchEngine:
 
 def _recent(program: str) -> bool:
     try:
-        told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=5, check=True)  # noqa: S603
+        told = subprocess.run(  # noqa: S603 - a program that was looked up, and a fixed argument
+            [program, "--version"], capture_output=True, text=True, timeout=5, check=True, env=_ENVIRONMENT
+        )
     except (OSError, subprocess.SubprocessError):
         return False
     version = re.match(r"ripgrep (\d+)\.(\d+)", told.stdout)
@@ -205,7 +209,7 @@ def _running(workspace: Workspace, place: Place, command: Sequence[str]) -> Iter
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=handle_path(handle),
-            env={"LC_ALL": "C.UTF-8"},
+            env=_ENVIRONMENT,
         )
     with process:
         try:
