@@ -18,10 +18,14 @@ from kheish.engine.entries import Recorded
 from kheish.engine.journal import DatabaseJournal
 from kheish.engine.ports import Transition
 from kheish.engine.state import RunState, SessionState, advance, apply
+from kheish.external_actions.trail import open_trail
 from kheish.sessions import store as sessions_store
 from kheish.store.database import SqliteDatabase, Transaction
 from kheish.store.feed import Feed
 from kheish.store.migrations import migrate
+from kheish.tools.builtin import builtin_tools
+from kheish.tools.registry import ToolRegistry
+from kheish.tools.runtime import ToolRuntime
 
 DEADLINE_S = 120.0
 _AT_ONCE = 64
@@ -183,7 +187,9 @@ async def _journal(state_root: Path) -> AsyncIterator[tuple[DatabaseJournal, Sql
         database.run_offline(migrate)
         feed = Feed(database)
         database.run_offline(feed.load)
-        yield DatabaseJournal(database, projections(feed)), database
+        trail = database.run_offline(lambda opened: open_trail(opened, state_root, None, now_ms=0))
+        tools = ToolRuntime(ToolRegistry(builtin_tools({})))
+        yield DatabaseJournal(database, projections(feed, trail, tools.acts_outside)), database
     finally:
         database.close()
 

@@ -145,7 +145,8 @@ def test_the_command_tree_is_the_documented_one() -> None:
         sessions list;sessions create;sessions get;sessions input;sessions chat;sessions events;sessions stream
         sessions set-route;sessions set-reply-targets;sessions clear-reply-targets;sessions interrupt;sessions end
         sessions approve;sessions deny;sessions vacuum
-        runs list;runs get;runs events;runs stream;runs wait;runs cancel;runs prune
+        runs list;runs get;runs events;runs stream;runs wait;runs cancel;runs prune;runs external-actions
+        audit verify;audit export;audit relocate-key;audit rotate-key
         approvals list;approvals show;approvals allow;approvals deny;approvals allow-all;approvals deny-all
         questions list;questions show;questions answer;questions cancel
         runtime get;runtime revisions;runtime set-model;runtime set-permission-mode

@@ -36,7 +36,8 @@ def test_a_backup_restores_to_the_same_state(kept: Kept, tmp_path: Path) -> None
     report = backup(kept.state, target)
     restored = restore(target, fresh)
 
-    assert report["files"] == restored["files"] == 3
+    assert report["files"] == restored["files"] == 4
+    assert (report["master_key_included"], report["audit_signing_key_included"]) == (False, True)
     assert content_digest(fresh / "kheish.db") == content_digest(kept.database)
     assert (fresh / "auth" / "global-slots.json").read_text() == "{}"
     assert verify(fresh)["findings"] == []
@@ -233,7 +234,8 @@ def test_blobs_that_are_written_while_the_rows_are_copied_are_in_the_backup(kept
     backup(kept.state, tmp_path / "backup", write_one)
 
     assert [file["path"] for file in manifest(tmp_path / "backup")["files"]][1:] == [
-        f"blobs/{written[0][:2]}/{written[0]}"
+        "audit-signing.key",
+        f"blobs/{written[0][:2]}/{written[0]}",
     ]
 
 
@@ -246,7 +248,7 @@ def test_files_that_come_and_go_meanwhile_do_not_end_a_backup(kept: Kept, tmp_pa
     backup(kept.state, tmp_path / "backup")
 
     stored = [file["path"] for file in manifest(tmp_path / "backup")["files"]]
-    assert stored == ["kheish.db", "auth/global-slots.json"]
+    assert stored == ["kheish.db", "audit-signing.key", "auth/global-slots.json"]
 
 
 def test_a_daemon_that_starts_while_a_backup_runs_does_not_spoil_it(

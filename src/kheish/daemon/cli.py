@@ -80,6 +80,11 @@ SERVE_OPTIONS: tuple[click.Parameter, ...] = (
         type=_CommaList(),
         help="Only these loopback origins; repeat, or separate with commas.",
     ),
+    _option(
+        "--audit-signing-key-file",
+        "KHEISH_EXTERNAL_ACTION_AUDIT_SIGNING_KEY_FILE",
+        "Signs external actions.  [default: audit-signing.key in the state root]",
+    ),
     _option("--http-max-body-bytes", None, "Larger requests get 413.", kind=click.IntRange(min=1)),
     _option(
         "--event-history-capacity",

@@ -44,5 +44,10 @@ COMMANDS = (
         aliases=("secret",),
     ),
     CommandEntry(name="state", target="kheish.state.cli:state", help="Check, copy and tidy up what a daemon keeps."),
+    CommandEntry(
+        name="audit",
+        target="kheish.external_actions.cli:audit",
+        help="Verify and export what runs did outside of the daemon.",
+    ),
     CommandEntry(name="help", target="kheish.daemon.cli:help_", help="Show this list."),
 )

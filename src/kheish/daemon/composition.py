@@ -40,6 +40,9 @@ from kheish.engine.observing import ObservedJournal
 from kheish.engine.ports import Journal, Projection
 from kheish.engine.prompt import system_prompt
 from kheish.engine.state import RunState
+from kheish.external_actions.service import ExternalActions
+from kheish.external_actions.store import TrailProjection
+from kheish.external_actions.trail import Trail, open_trail
 from kheish.http.sse import Streams
 from kheish.policy.rules import RulePermissions
 from kheish.providers.registry import ProviderRegistry
@@ -149,6 +152,7 @@ async def open_daemon(
         inventory = _routes(settings, secret_store)
         with explained(settings.state_root):
             database, feed = open_store(settings, open_database, stack)
+            trail = _trail(settings, database, clock)
         spans = open_spans(settings.tracing)
         if spans is not None:
             stack.push_async_callback(spans.close, _LAST_STOP_S)
@@ -156,14 +160,17 @@ async def open_daemon(
         stack.push_async_callback(supervisor.stop)
         providers = ProviderRegistry(inventory)
         stack.push_async_callback(providers.aclose)
+        known = redactor or Redactor()
+        known.add(trail.key.forms())
         parts = _Parts(
             settings=settings,
-            redactor=_knowing(redactor or Redactor(), inventory, secret_store, settings.master_key),
+            redactor=_knowing(known, inventory, secret_store, settings.master_key),
             lock=lock,
             secret_store=secret_store,
             inventory=inventory,
             database=database,
             feed=feed,
+            trail=trail,
             providers=providers,
             spans=spans,
             supervisor=supervisor,
@@ -186,6 +193,7 @@ class _Parts:
     inventory: RouteInventory
     database: SqliteDatabase
     feed: Feed
+    trail: Trail
     providers: ProviderRegistry
     spans: SpanQueue | None
     supervisor: Supervisor
@@ -217,7 +225,7 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     broker = _broker(parts)
     # Sessions need the engine, and the engine asks them about a session only when it calls a model.
     credentials = _credentials(parts, runtime, broker, lambda session_id: sessions.credential_scope(session_id))
-    journal = DatabaseJournal(database, projections(feed))
+    journal = DatabaseJournal(database, projections(feed, parts.trail, tools.acts_outside))
     registry = CollectorRegistry()
     tracer = None if parts.spans is None else Tracer(parts.spans, clock=parts.clock, tool_names=tools.names)
     recorder = Recorder(registry, tool_names=tools.names)
@@ -238,9 +246,10 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     checks = PermissionChecks(permissions=permissions, sessions=sessions, tool_names=tools.names)
     work = _work(parts, engine, sessions, ledger, runtime)
     metrics = Metrics(registry, take=_readings(parts, board, engine, observed, ledger, sessions).take)
+    actions = ExternalActions(database=database, ledger=ledger, keys=parts.trail.keys)
     retention = Retention(database=database, clock=parts.clock)
     shown = (ledger, sessions, runtime, board, feed, streams, checks, metrics)
-    services = (_secrets(parts, broker), credentials, retention, *shown, *work)
+    services = (_secrets(parts, broker), credentials, retention, actions, *shown, *work)
     return Daemon(
         settings=settings,
         app=with_edge(build_app(), services, control_plane, max_body_bytes=settings.http_max_body_bytes),
@@ -255,9 +264,10 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     )
 
 
-def projections(feed: Feed) -> tuple[Projection, ...]:
+def projections(feed: Feed, trail: Trail, acts_outside: Callable[[str], bool]) -> tuple[Projection, ...]:
     """Every table that is kept in step with the journal."""
-    return (RunsProjection(feed), SessionsProjection(feed), UsageProjection(), CredentialsProjection())
+    signed = TrailProjection(trail.key, trail.keys, acts_outside)
+    return (RunsProjection(feed), SessionsProjection(feed), UsageProjection(), CredentialsProjection(), signed)
 
 
 def _secrets(parts: _Parts, broker: Broker) -> Secrets:
@@ -329,6 +339,7 @@ def _board(
         control_plane=control_plane,
         database=parts.database,
         journal=journal,
+        trail=parts.trail,
         feed=parts.feed,
         lock=parts.lock,
         engine=engine,
@@ -424,6 +435,13 @@ def _engine(
         tool_context=tool_context,
         last_run_number=parts.database.run_offline(runs_store.last_number),
         restart_policy=settings.restart_policy,
+    )
+
+
+def _trail(settings: Settings, database: SqliteDatabase, clock: Clock | None) -> Trail:
+    now_ms = (clock or SystemClock()).now_ms()
+    return database.run_offline(
+        lambda connection: open_trail(connection, settings.state_root, settings.audit_key, now_ms=now_ms)
     )
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 CAPABILITIES = (
     "kheish.sessions",
     "kheish.runs",
+    "kheish.external_actions",
     "kheish.approvals",
     "kheish.questions",
     "kheish.runtime",

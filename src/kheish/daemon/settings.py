@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from kheish.auth.audit_key import VARIABLE as AUDIT_KEY
+from kheish.auth.audit_key import ConfiguredKey, configured_key
 from kheish.auth.control_plane import AccessSettings, AuthMode, tokens_for
 from kheish.auth.master_key import VARIABLE as MASTER_KEY
 from kheish.auth.master_key import master_key
@@ -34,7 +36,7 @@ DEFAULT_BUDGET_PERIOD_HOURS = 24
 MAX_EVENT_HISTORY = 262_144
 LOG_LEVELS = ("error", "warn", "info", "debug", "trace")
 LOG_FORMATS = ("auto", "pretty", "json")
-_DAEMON_ONLY = frozenset({"KHEISH_DAEMON_ADMIN_TOKEN", "KHEISH_DAEMON_READONLY_TOKEN", MASTER_KEY})
+_DAEMON_ONLY = frozenset({"KHEISH_DAEMON_ADMIN_TOKEN", "KHEISH_DAEMON_READONLY_TOKEN", MASTER_KEY, AUDIT_KEY})
 """No route may name these as its key."""
 
 T = TypeVar("T")
@@ -59,6 +61,8 @@ class Settings:
     master_key: bytes | None = field(default=None, repr=False)
     """Of the secret store."""
     require_encrypted_secrets: bool = False
+    audit_key: ConfiguredKey | None = field(default=None, repr=False)
+    """Signs external actions; None: one below the state root."""
     routes_file: Path | None = None
     default_route: str | None = None
     allow_empty_routes: bool = False
@@ -99,6 +103,7 @@ def from_options(options: Mapping[str, object], environ: Mapping[str, str] | Non
         access=access,
         master_key=master_key(given),
         require_encrypted_secrets=_env_flag(given, "KHEISH_AUTH_STORE_REQUIRE_ENCRYPTED"),
+        audit_key=_audit_key(options, given),
         state_root=Path(str(options.get("state_root") or DEFAULT_STATE_ROOT)).absolute(),
         workspace_root=_workspace(options.get("workspace_root")),
         routes_file=None if not options.get("routes_file") else Path(str(options["routes_file"])).absolute(),
@@ -138,6 +143,10 @@ def _access(options: Mapping[str, object]) -> AccessSettings:
 def _token(options: Mapping[str, object], name: str) -> Token | None:
     value, file = options.get(f"http_{name}_token"), options.get(f"http_{name}_token_file")
     return configured(name, value=None if value is None else str(value), file=None if file is None else str(file))
+
+
+def _audit_key(options: Mapping[str, object], environ: Mapping[str, str]) -> ConfiguredKey | None:
+    return configured_key(environ.get(AUDIT_KEY, ""), str(options.get("audit_signing_key_file") or ""))
 
 
 def _bind(text: str) -> tuple[str, int]:

@@ -18,6 +18,7 @@ from kheish.daemon.storage_status import warnings as storage_warnings
 from kheish.daemon.supervisor import Supervisor
 from kheish.engine.engine import Engine
 from kheish.engine.journal import DatabaseJournal
+from kheish.external_actions.trail import Trail
 from kheish.providers.capabilities import MATRIX_VERSION
 from kheish.providers.routes import Readiness, ReadinessState, Route
 from kheish.runs.service import RunLedger
@@ -76,6 +77,7 @@ class StatusBoard:
         control_plane: ControlPlane,
         database: Database,
         journal: DatabaseJournal,
+        trail: Trail,
         feed: Feed,
         lock: StateLock,
         engine: Engine,
@@ -89,6 +91,7 @@ class StatusBoard:
         self._control_plane = control_plane
         self._database = database
         self._journal = journal
+        self._trail = trail
         self._feed = feed
         self._lock = lock
         self._engine = engine
@@ -120,6 +123,7 @@ class StatusBoard:
             *storage_warnings(storage, readable=readable),
             *_warnings(runs or {}, readiness, events),
             *self._control_plane.warnings(),
+            *self._trail.warnings(),
         ]
         statistics = self._database.statistics
         return {

@@ -45,6 +45,14 @@ def events(client: DaemonClient, run_id: str) -> None:
     client.show("GET", "runs", run_id, "events")
 
 
+@runs.command("external-actions")
+@click.argument("run_id")
+@pass_client
+def external_actions(client: DaemonClient, run_id: str) -> None:
+    """Show the signed records of what a run did outside of the daemon."""
+    client.show("GET", "runs", run_id, "external-actions")
+
+
 @runs.command()
 @click.argument("run_id")
 @cursor_option

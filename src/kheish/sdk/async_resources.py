@@ -13,6 +13,7 @@ from kheish.sdk.requests import Input
 from kheish.sdk.sse import Event
 from kheish.sdk.types import (
     Explanation,
+    ExternalAction,
     InterruptView,
     PendingApprovalView,
     PendingQuestionView,
@@ -200,6 +201,14 @@ class Runs(Resource):
     ) -> tuple[RunView, ...]:
         """The newest runs, oldest of them first; with ``priority_active`` live ones before those that are over."""
         return await self._transport.call(requests.newest_runs(limit, session_id, priority_active))
+
+    async def external_actions(self, run_id: str) -> tuple[ExternalAction, ...]:
+        """The signed records of what the run did outside of the daemon; the daemon has verified them.
+
+        Raises:
+            ServerError: they are not as they were signed (`audit/external_actions_damaged`).
+        """
+        return await self._transport.call(requests.external_actions(run_id))
 
     async def events(self, run_id: str) -> tuple[RunEventEntry, ...]:
         """What happened to the run so far."""

@@ -238,6 +238,10 @@ def newest_runs(limit: int, session_id: str | None, priority_active: bool) -> Ca
     return getting("/v1/runs", read, limit=limit, session_id=session_id, priority_active=first)
 
 
+def external_actions(run_id: str) -> Call[tuple[t.ExternalAction, ...]]:
+    return getting(run_path(run_id, "external-actions"), read_list(t.ExternalAction.from_json))
+
+
 def run_events(run_id: str) -> Call[tuple[t.RunEventEntry, ...]]:
     return getting(run_path(run_id, "events"), read_list(t.RunEventEntry.from_json))
 

@@ -18,6 +18,7 @@ __all__ = [
     "ConfigView",
     "Conversation",
     "Explanation",
+    "ExternalAction",
     "InterruptView",
     "Lease",
     "LeaseStatus",
@@ -116,6 +117,33 @@ class Explanation(Wire):
     matched_rule: str | None = None
     matched_rule_origin: str | None = None
     audit_preview: JsonObject
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExternalAction(Wire):
+    """One signed record: what the daemon was about to do outside of itself, or what came of it."""
+
+    action_id: str
+    timestamp_ms: int
+    session_id: str | None = None
+    agent_id: str | None = None
+    run_id: str | None = None
+    tool_call_id: str | None = None
+    principal_id: str | None = None
+    parent_principal_id: str | None = None
+    grant_id: str | None = None
+    phase: str
+    """One of request, response."""
+    kind: str
+    target: str
+    request_digest: str | None = None
+    response_digest: str | None = None
+    outcome: str | None = None
+    prev_hash: str | None = None
+    record_hash: str
+    signature_alg: str
+    key_id: str
+    signature: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -72,6 +72,7 @@ def backup(state_root: Path, target: Path, progress: Progress = lambda what, don
         "bytes": sum(file.bytes for file in files),
         "blobs_already_there": skipped,
         "master_key_included": False,
+        "audit_signing_key_included": any(file.path == root.AUDIT_KEY for file in files),
     }
 
 

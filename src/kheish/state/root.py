@@ -16,6 +16,8 @@ DATABASE = "kheish.db"
 BLOBS = "blobs"
 BACKUPS = "backups"
 MASTER_KEY = "auth-store-master.key"
+AUDIT_KEY = "audit-signing.key"
+"""Copied by a backup, unlike the master key: without it a daemon does not start on the copy."""
 
 
 class StateRefused(Problem):

@@ -17,6 +17,12 @@ _JOURNAL = """
 SELECT position, run_id, at_ms, CAST(type AS BLOB) AS type, version, CAST(body AS BLOB) AS body FROM journal
  WHERE session_id = :session_id ORDER BY position
 """
+_JOURNAL_OF_RUN = """
+SELECT CAST(journal.body AS BLOB) AS body FROM runs
+  JOIN journal ON journal.session_id = runs.session_id AND journal.run_id = runs.run_id
+                  AND journal.position BETWEEN runs.first_offset AND runs.last_offset
+ WHERE runs.run_id = :run_id
+"""
 _RUNS_OF_SESSION = """
 SELECT run_id, number, agent_id, kind, status, live, first_offset, last_offset, submitted_at_ms, updated_at_ms,
        started_at_ms, finished_at_ms, error,
@@ -68,6 +74,11 @@ def sessions_without_row(connection: sqlite3.Connection) -> list[str]:
 def journal(connection: sqlite3.Connection, session_id: str) -> list[sqlite3.Row]:
     """One session's entries as they are stored, in order."""
     return connection.execute(_JOURNAL, {"session_id": session_id}).fetchall()
+
+
+def bodies_of_run(connection: sqlite3.Connection, run_id: str) -> list[bytes]:
+    """The bodies of one run's entries."""
+    return [row["body"] for row in connection.execute(_JOURNAL_OF_RUN, {"run_id": run_id})]
 
 
 def runs_of(connection: sqlite3.Connection, session_id: str) -> list[sqlite3.Row]:

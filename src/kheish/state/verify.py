@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kheish.core.jsonvalue import JsonObject
 from kheish.state import root, store
+from kheish.state.actions import check_actions
 from kheish.state.findings import MAX_LISTED, Findings
 from kheish.state.journals import check_session
 from kheish.state.root import StateUnreadable
@@ -59,6 +60,9 @@ def _check_database(connection: sqlite3.Connection, findings: Findings, *, quick
         _check_schema(connection, findings)
     if findings.ok:
         _check_rows(connection, findings, step)
+        if not quick and "external_actions" in store.tables(connection):
+            step("external actions")
+            check_actions(connection, findings)
 
 
 def _check_pages(connection: sqlite3.Connection, findings: Findings, *, quick: bool) -> None:

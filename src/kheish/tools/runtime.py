@@ -95,6 +95,17 @@ class ToolRuntime:
         tool = self._registry.get(name)
         return _UNKNOWN if tool is None else tool.descriptor
 
+    def acts_outside(self, name: str) -> bool:
+        """Whether a call may change something outside of the daemon's own store, or send something away.
+
+        True also for a tool that is not there any more: nothing is known of it.
+        """
+        tool = self._registry.get(name)
+        if tool is None:
+            return True
+        replay, sandbox = tool.descriptor.replay, tool.descriptor.sandbox
+        return replay in (Replay.KEYED, Replay.NEVER) or sandbox is Sandbox.NETWORK_ENABLED
+
     def admit(self, call: ToolCall, *, index_in_turn: int, limits: ToolRuntimeLimits) -> ToolOutcome | None:
         """Check a call before anyone is asked for permission; return why it cannot run, or None."""
         if index_in_turn >= limits.max_calls_per_turn:
