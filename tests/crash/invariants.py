@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from kheish.engine.codec import decode_entry
-from kheish.engine.entries import Recorded, RunEnded
+from kheish.engine.entries import ModelFailed, ModelReplied, Recorded, RunEnded, ToolFinished, ToolIntended
 from kheish.engine.state import fold
+from kheish.external_actions.happenings import digest
 from tests.crash.laboratory import World, scope_of
 from tests.crash.work import Work, in_doubt
 
+_ACTING = frozenset({"bash", "write_file", "edit_file", "apply_patch"})
+"""Tools that change something outside of the store."""
 TERMINAL = {"completed", "failed", "interrupted", "cancelled"}
 _EXPECTED_ERRORS = frozenset({"daemon.drain_deadline_exceeded"})
 
@@ -83,6 +86,7 @@ class _Evidence:
         yield from self._lost_runs()
         yield from self._run_ids()
         yield from self._rows_against_journal()
+        yield from self._trail()
         yield from self._answers()
         yield from self._effects()
         yield from self._model_calls()
@@ -117,6 +121,24 @@ class _Evidence:
             row = self._runs.get(entry.run_id or "")
             if row is None or (row["status"], row["last_offset"]) != (entry.entry.status.value, entry.offset):
                 yield f"the row of {entry.run_id} does not say {entry.entry.status} at {entry.offset}"
+
+    def _trail(self) -> Iterator[str]:
+        """What was done outside is signed once each, and nothing else is."""
+        intended = [entry for entry in self._entries if isinstance(entry.entry, ToolIntended)]
+        begun = {entry.entry.call_id for entry in intended if entry.entry.name in _ACTING}
+        asked = Counter((one.run_id, digest(one.entry)) for one in intended if one.entry.name in _ACTING)
+        told = Counter(
+            (one.run_id, digest(one.entry))
+            for one in self._entries
+            if isinstance(one.entry, ModelReplied | ModelFailed)
+            or (isinstance(one.entry, ToolFinished) and one.entry.call_id in begun)
+        )
+        requests = "SELECT run_id, request_digest FROM external_actions WHERE phase = 'request' AND kind = 'tool_call'"
+        responses = "SELECT run_id, response_digest FROM external_actions WHERE phase = 'response'"
+        for name, query, expected in (("intents", requests, asked), ("outcomes", responses, told)):
+            signed = Counter(tuple(row) for row in self._sql.execute(query))
+            if signed != expected:
+                yield f"the signed {name} are not those of the journal: {signed - expected} and {expected - signed}"
 
     # Runs
 
