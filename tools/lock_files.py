@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNTIME = "requirements.lock"
 OTEL = "requirements-otel.lock"
 DEV = "requirements-dev.lock"
+BUILD = "requirements-build.lock"
 QUARANTINE = timedelta(days=7)
 """A release younger than this is not locked: most bad releases are withdrawn within days."""
 _LINE = re.compile(
@@ -40,25 +41,39 @@ def write() -> None:
         before,
     ]
     silent = ["--no-header", "--no-emit-index-url", "--no-emit-find-links", "--quiet"]
-    compile_one = [sys.executable, "-m", "uv", "pip", "compile", "--upgrade", *shared, *silent, "pyproject.toml"]
+    resolve = [sys.executable, "-m", "uv", "pip", "compile", "--upgrade", *shared, *silent]
+    compile_one = [*resolve, "pyproject.toml"]
     for target in (
         ["--extra", "dev", "-o", DEV],
         ["-c", DEV, "-o", RUNTIME],
         ["-c", DEV, "--extra", "otel", "-o", OTEL],
     ):
         subprocess.run([*compile_one, *target], cwd=ROOT, env=_environment(), check=True, stdout=subprocess.DEVNULL)
+    build = [*resolve, "--no-annotate", "-c", DEV, "-o", BUILD, "-"]
+    wanted = "\n".join(_build_requirements()).encode()
+    subprocess.run(build, cwd=ROOT, env=_environment(), check=True, input=wanted, stdout=subprocess.DEVNULL)
     check()
+
+
+def _build_requirements() -> list[str]:
+    found: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    return found
 
 
 def check() -> None:
     """Exit 1 when a lock file holds anything but pins, hashes and package names, or misses a requirement."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     runtime, extras = project["dependencies"], project["optional-dependencies"]
-    texts = {lock: (ROOT / lock).read_text() for lock in (RUNTIME, OTEL, DEV)}
-    wanted = {RUNTIME: runtime, OTEL: [*runtime, *extras["otel"]], DEV: [*runtime, *extras["dev"], *extras["otel"]]}
+    texts = {lock: (ROOT / lock).read_text() for lock in (RUNTIME, OTEL, DEV, BUILD)}
+    wanted = {
+        RUNTIME: runtime,
+        OTEL: [*runtime, *extras["otel"]],
+        DEV: [*runtime, *extras["dev"], *extras["otel"]],
+        BUILD: _build_requirements(),
+    }
     found = [f"{lock}{fault}" for lock in texts for fault in faults(texts[lock], wanted[lock])]
     pins = {lock: _pins(text) for lock, text in texts.items()}
-    for lock in (RUNTIME, OTEL):
+    for lock in (RUNTIME, OTEL, BUILD):
         found += [
             f"{lock}: {name} {pin} differs from {DEV}" for name, pin in pins[lock].items() if pins[DEV].get(name) != pin
         ]

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 import structlog
@@ -76,13 +77,29 @@ async def _serve(settings: Settings, redactor: Redactor, open_database: OpenData
             await daemon.start()
             server = _Server(daemon, listener)
             await server.start()
+            _tell_address(settings.bound_address_file, daemon.board.bind_addr)
             _reload_on_hangup(daemon)
             log.info("daemon.ready", url=daemon.board.base_url, pid=os.getpid(), state_root=str(settings.state_root))
             await server.until_stopped(stop.requested)
             status = 0 if stop.requested.is_set() else 1
             await _shut_down(daemon, server, settings.drain_timeout_ms / 1000)
+    if settings.bound_address_file is not None:
+        with contextlib.suppress(OSError):
+            settings.bound_address_file.unlink(missing_ok=True)
     log.info("daemon.stopped")
     return status
+
+
+def _tell_address(file: Path | None, address: str) -> None:
+    """Write where we listen. A health check can guess without it, so a disk that refuses stops nothing."""
+    if file is None:
+        return
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        temporary.write_text(f"{address}\n")
+        temporary.replace(file)
+    except OSError as error:
+        log.warning("daemon.bound_address_not_written", path=str(file), error=error.strerror)
 
 
 def _reload_on_hangup(daemon: Daemon) -> None:

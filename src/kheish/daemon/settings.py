@@ -84,6 +84,8 @@ class Settings:
     queued_run_lag_ms: int = 1_800_000
     stale_run_ms: int = 1_800_000
     tracing: TracingSettings | None = None
+    bound_address_file: Path | None = None
+    """Where to write the address that is listened on, for health checks of the container."""
 
 
 def from_options(options: Mapping[str, object], environ: Mapping[str, str] | None = None) -> Settings:
@@ -126,6 +128,7 @@ def from_options(options: Mapping[str, object], environ: Mapping[str, str] | Non
         queued_run_lag_ms=_env_number(env, "KHEISH_QUEUED_RUN_LAG_WARNING_THRESHOLD_MS", 1_800_000),
         stale_run_ms=_env_number(env, "KHEISH_STALE_NON_TERMINAL_RUN_THRESHOLD_MS", 1_800_000),
         tracing=tracing_settings(env),
+        bound_address_file=_env_path(env, "KHEISH_BOUND_ADDRESS_FILE"),
     )
 
 
@@ -235,6 +238,11 @@ def _env_number(env: Mapping[str, str], name: str, default: int) -> int:
     if not text.isascii() or not text.isdecimal():
         raise SettingsRefused(f"{name} must be a whole number")
     return int(text)
+
+
+def _env_path(env: Mapping[str, str], name: str) -> Path | None:
+    text = env.get(name, "")
+    return Path(text).absolute() if text else None
 
 
 def _env_flag(env: Mapping[str, str], name: str) -> bool:
