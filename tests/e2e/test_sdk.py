@@ -310,6 +310,8 @@ def test_the_whole_surface_speaks_the_daemons_wire(daemon: Daemon, connect: Conn
     assert client.sessions.clear_route_policy("a/b").route_policy is None
     assert client.sessions.events("a/b").session["session_id"] == "a/b"
     assert [entry.event["type"] for entry in client.runs.events(run.run_id)][-2:] == ["output", "completed"]
+    actions = client.runs.external_actions(run.run_id)
+    assert [(action.phase, action.extra) for action in actions] == [("request", {}), ("response", {})]
     assert [found.run_id for found in client.runs.newest(5, priority_active=True)] == [run.run_id]
     assert run.cancel().status == "completed"
     assert client.sessions.interrupt("a/b").interrupted is False

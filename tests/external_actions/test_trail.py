@@ -15,8 +15,10 @@ import pytest
 
 from kheish.auth.audit_chain import SigningKey
 from kheish.auth.audit_key import AuditKeyRefused, write_key_file
+from kheish.core.jsonvalue import encode
 from tests.auth.test_audit_chain import verified_by_hand
 from tests.external_actions.rows import change
+from tests.fakes.model_server import Answer, ModelServer, Refusal, Request
 from tests.http.house import House, opened
 
 pytestmark = pytest.mark.anyio
@@ -87,6 +89,41 @@ async def test_a_model_call_leaves_a_request_and_a_response(tmp_path: Path) -> N
     assert digests(tmp_path, run_id)[answered["response_digest"]] == "model_replied"
     [grant] = rows(tmp_path, "SELECT grant_id FROM credential_grants")
     assert ("grant_id" in asked, answered["grant_id"]) == (False, grant[0])
+
+
+WIRED = """
+default_route = "main"
+
+[routes.main]
+driver = "openai_compatible"
+default_model = "m"
+base_url = "{url}"
+"""
+
+
+async def test_a_response_names_the_bytes_that_were_sent_and_each_attempt_is_told(tmp_path: Path) -> None:
+    def respond(request: Request) -> Refusal | Answer:
+        return Refusal(status=429, headers={"retry-after": "0"}) if request.number == 0 else Answer(text="ok")
+
+    with ModelServer(respond) as server:
+        async with opened(tmp_path, routes=WIRED.format(url=server.url)) as house:
+            await house.session()
+            found = await records(house, await done(house, "hi"))
+    sent = [hashlib.sha256(encode(request.body)).hexdigest() for request in server.requests]
+
+    assert [one.get("outcome") for one in found] == [None, "failed:rate_limited", None, "succeeded"]
+    assert [one.get("request_digest") for one in found] == [None, sent[0], None, sent[1]]
+    assert found[1]["grant_id"] == found[3]["grant_id"]
+
+
+async def test_a_call_that_a_budget_forbids_is_told_as_not_sent(tmp_path: Path) -> None:
+    async with opened(tmp_path, model_budget_max_session_output_tokens=1) as house:
+        await house.session()
+        await done(house, "hi")
+        found = await records(house, await done(house, "hi"))
+
+    assert told(found) == [ASKED, (*ANSWERED, "route:one/scripted", "not_sent:model_budget_exceeded")]
+    assert "grant_id" not in found[1]
 
 
 async def test_a_tool_that_acts_outside_is_in_the_trail_and_one_that_reads_is_not(tmp_path: Path) -> None:

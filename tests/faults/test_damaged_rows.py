@@ -20,7 +20,7 @@ GARBAGE = {
     "a text that is not UTF-8": "CAST(x'22ff22' AS TEXT)",
     "a large number": "1e300",
 }
-HOMELESS = ("idempotency", "usage_by_hour", "runtime_revisions", "binding_keys")
+HOMELESS = ("idempotency", "usage_by_hour", "runtime_revisions", "binding_keys", "external_action_keys")
 """Tables whose rows belong to no session."""
 LISTS = ("/v1/status", "/v1/sessions", "/v1/runs", "/v1/approvals", "/v1/questions", "/v1/runtime")
 PAGES = ("/v1/sessions", "/v1/runs")
@@ -80,7 +80,7 @@ async def each_trouble_has_a_name(house: House) -> None:
             response = await house.get(f"/v1/sessions/{session_id}{path}")
             assert response.status_code == 200 or response.json()["code"] != "internal", (session_id, path)
     for number in range(1, 2 * len(HURT) + 3):
-        for path in ("", "/events"):
+        for path in ("", "/events", "/external-actions"):
             response = await house.get(f"/v1/runs/run-{number}{path}")
             assert response.status_code == 200 or response.json()["code"] != "internal", (number, path)
 
@@ -95,6 +95,7 @@ CASES = [
     ("feed", "type = 'run_updated'"),
     ("usage_by_session", "1"),
     ("journal_sizes", "1"),
+    ("external_actions", "1"),
     *((table, "1") for table in HOMELESS),
 ]
 

@@ -191,9 +191,14 @@ def vouch(key_id: str, by: SigningKey, at_ms: int) -> KeyEntry:
     return KeyEntry(key_id=key_id, vouched_by=by.key_id, at_ms=at_ms, signature=by.sign(_statement(unsigned)))
 
 
+def genuine(entries: Iterable[KeyEntry]) -> list[KeyEntry]:
+    """The entries that the key they name did sign."""
+    return [entry for entry in entries if signed_by(entry.vouched_by, _statement(entry), entry.signature)]
+
+
 def believed(key_id: str, entries: Iterable[KeyEntry]) -> frozenset[str]:
     """Every key to believe when ``key_id`` is: what it vouches for, what these vouch for, and so on."""
-    sound = [entry for entry in entries if signed_by(entry.vouched_by, _statement(entry), entry.signature)]
+    sound = genuine(entries)
     found, grown = frozenset[str](), frozenset({key_id})
     while grown != found:
         found = grown

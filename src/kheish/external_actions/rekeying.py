@@ -12,6 +12,7 @@ from kheish.auth.audit_key import (
     STORED_NAME,
     ConfiguredKey,
     believed,
+    genuine,
     new_key,
     read_key_file,
     stored_key,
@@ -62,7 +63,7 @@ def rotate(state_root: Path, target: Path, present: ConfiguredKey | None, *, los
                 "--present-key-lost vouches for the records that are there without it."
             )
         with _database(state_root) as connection:
-            entries = store.keys(connection)
+            entries = genuine(store.keys(connection))
             known = {entry.key_id for entry in entries}
             trusted = frozenset(known) if key is None or lost else believed(key.key_id, entries)
             strangers = sorted(known - trusted)

@@ -16,6 +16,7 @@ from kheish.auth.audit_key import (
     AuditKeyRefused,
     ConfiguredKey,
     believed,
+    genuine,
     new_key,
     stored_key,
     vouch,
@@ -67,7 +68,8 @@ def open_trail(
     # A key that was never used signed nothing: there is nothing to vouch for.
     if not store.has_records(connection) and [entry.key_id for entry in store.keys(connection)] != [key.key_id]:
         _begin(connection, key, now_ms)
-    entries = store.keys(connection)
+    # A damaged entry vouches for nothing and keeps nobody from starting: what it spoke for is refused when it is read.
+    entries = genuine(store.keys(connection))
     keys = believed(key.key_id, entries)
     strangers = sorted({entry.key_id for entry in entries} - keys)
     if strangers:
