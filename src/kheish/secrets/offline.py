@@ -111,9 +111,9 @@ def export_v1(state_root: Path, output: Path, environ: Mapping[str, str] = os.en
         Problem: as for `list_slots`.
     """
     key = master_key(environ)
+    store = SecretStore(state_root, key)
     if key is None:
         raise StoreLocked
-    store = SecretStore(state_root, key)
     if output.exists():
         raise OfflineRefused(f"--to {output} exists already; nothing is overwritten.")
     if output.absolute() == store.path.absolute():
