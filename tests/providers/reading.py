@@ -71,7 +71,7 @@ class Recording:
 
 
 def recordings(folder: str, path_end: str) -> list[Any]:
-    """Return the streamed exchanges of a folder as parameters; one that skips when the folder is not there."""
+    """Return the exchanges with one endpoint as parameters; one that skips when the folder is not there."""
     if not RECORDINGS.is_dir():
         reason = f"no recorded provider traffic at {RECORDINGS}; set KHEISH_RECORDINGS"
         return [pytest.param(None, marks=pytest.mark.skip(reason=reason), id=f"{folder}-absent")]
@@ -79,11 +79,12 @@ def recordings(folder: str, path_end: str) -> list[Any]:
     for file in sorted((RECORDINGS / folder).glob("*.json")):
         for number, exchange in enumerate(json.loads(file.read_text())["interactions"]):
             response, uri = exchange["response"], exchange["request"]["uri"]
-            if "event-stream" not in response["content_type"] or not uri.split("?")[0].endswith(path_end):
+            if not uri.split("?")[0].endswith(path_end):
                 continue
-            recording = Recording(file.stem, uri, exchange["request"]["body"], response["body"].encode())
+            body = response["body"] if isinstance(response["body"], str) else json.dumps(response["body"])
+            recording = Recording(file.stem, uri, exchange["request"]["body"], body.encode())
             found.append(pytest.param(recording, id=f"{file.stem}-{number}"))
-    assert found, f"{RECORDINGS / folder} holds no stream of {path_end}"
+    assert found, f"{RECORDINGS / folder} holds nothing of {path_end}"
     return found
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import pytest
 
 from kheish.core.messages import FinishReason
+from kheish.providers.protocol import ErrorKind, ProviderError
 from tests.providers.reading import Recording, calls, opaque, random_chunks, read, recordings, text
 from tests.providers.wires import CHAT, GEMINI, MESSAGES, RESPONSES, Wire
 
@@ -36,6 +38,41 @@ async def check(wire: Wire, recording: Recording) -> None:
     usage = reply.usage
     assert (usage.input_tokens, usage.output_tokens) == (judged.input_tokens, judged.output_tokens)
     assert usage.cached_input_tokens == judged.cached_tokens
+
+
+@pytest.mark.parametrize(
+    ("wire", "recording"),
+    [
+        pytest.param(wire, *found.values, marks=found.marks, id=f"{wire.name}-{found.id}")
+        for wire, folder, path in (
+            (CHAT, "openrouter", "/chat/completions"),
+            (CHAT, "openai", "/chat/completions"),
+            (MESSAGES, "anthropic", "/messages"),
+            (RESPONSES, "openai_responses", "/responses"),
+            (RESPONSES, "openai", "/responses"),
+            (GEMINI, "google", ":streamGenerateContent"),
+        )
+        for found in recordings(folder, path)
+    ],
+)
+def test_recorded_traffic_that_is_cut_is_never_taken_for_whole(wire: Wire, recording: Recording) -> None:
+    """Until the provider has said why it ends; from there on it is the whole reply."""
+    frames = [frame + b"\n\n" for frame in recording.body.replace(b"\r\n", b"\n").split(b"\n\n") if frame.strip()]
+    _, expected = read(wire.decoder(), [recording.body])
+    replies = []
+    for kept in range(len(frames) + 1):
+        with suppress(ProviderError):
+            replies.append((kept, read(wire.decoder(), frames[:kept])[1]))
+        if not replies:
+            with pytest.raises(ProviderError) as caught:
+                read(wire.decoder(), frames[:kept])
+            assert (caught.value.kind, caught.value.retryable) == (ErrorKind.TRANSPORT, True)
+
+    first = replies[0][0]
+    assert [kept for kept, _ in replies] == list(range(first, len(frames) + 1))
+    assert first > len(frames) // 2 or len(frames) < 4
+    for _, reply in replies:
+        assert (reply.parts, reply.finish_reason) == (expected.parts, expected.finish_reason)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +122,16 @@ async def test_gemini_keeps_every_thought_and_every_signature(recording: Recordi
     assert "".join(part["text"] for part in kept if part.get("thought")) == "".join(thoughts)
     signatures = [part["thoughtSignature"] for part in judged.private if "thoughtSignature" in part]
     assert [_url_safe(part["thoughtSignature"]) for part in kept if "thoughtSignature" in part] == signatures
+
+
+@pytest.mark.parametrize("recording", recordings("google", ":generateContent"))
+async def test_gemini_without_a_stream_is_the_same_reply(recording: Recording) -> None:
+    judged = await GEMINI.judge(b"data: " + recording.body + b"\n\n")
+    deltas, reply = read(GEMINI.decoder(), random_chunks(recording.body, 1))
+
+    assert text(reply) == judged.text == "".join(delta.text for delta in deltas)
+    assert calls(reply) == judged.calls
+    assert (reply.usage.input_tokens, reply.usage.output_tokens) == (judged.input_tokens, judged.output_tokens)
 
 
 def _url_safe(base64: str) -> str:
