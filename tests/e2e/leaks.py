@@ -35,6 +35,12 @@ class Planted:
         raw = secrets.token_bytes(32)
         return cls(name=name, text=base64.b64encode(raw).decode(), meaning=raw)
 
+    @classmethod
+    def signing_key(cls, path: Path) -> Planted:
+        """The key that a daemon made for its audit trail."""
+        text = json.loads(path.read_text())["secret_key_hex"]
+        return cls(name="audit signing key", text=text, meaning=bytes.fromhex(text))
+
     def needles(self) -> set[bytes]:
         """Everything that would give it away."""
         parts = (self.text, self.text.strip(), self.text[:_FRAGMENT_CHARS], self.text[-_FRAGMENT_CHARS:])

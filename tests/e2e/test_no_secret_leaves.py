@@ -110,6 +110,7 @@ FAULTS: tuple[Fault, ...] = (
 )
 """Each repeats the key it was called with."""
 TOO_LONG = 4
+SIGNING_KEY = "audit-signing.key"
 
 
 class House:
@@ -150,6 +151,9 @@ class House:
         self.give("KHEISH_DAEMON_READONLY_TOKEN", self.plant("read-only token"), by_file=self.inline)
         for variable in ("MY_KEY", "GEMINI_API_KEY", "KHEISH_API_KEY", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY"):
             self.environment[variable] = self.plant(variable)
+        if self.inline:
+            signing = self.keep(Planted.key("audit signing key in a variable"))
+            self.environment["KHEISH_EXTERNAL_ACTION_AUDIT_SIGNING_KEY"] = signing
         self.environment["OTEL_EXPORTER_OTLP_HEADERS"] = f"authorization={self.plant('collector')}"
         slots: dict[str, JsonValue] = {}
         for slot_id, (provider, mode) in SLOTS.items():
@@ -407,10 +411,14 @@ class Visit:
         self.cli("secrets", "export", "--envelope-v1", "--to", str(self.house.root / "v1.json"), *at)
         self.cli("state", "verify", *at)
         self.cli("state", "backup", str(self.house.root / "backup"), *at)
-        self.cli("state", "export", str(self.house.root / "export.jsonl"), *at)
+        self.cli("state", "export", "--to", str(self.house.root / "export.jsonl"), *at)
+        self.cli("audit", "verify", *at)
+        self.cli("audit", "export", "--folder", str(self.house.root / "audit"), *at)
         self.cli("secrets", "rekey", "--new-key-file", str(key), *at)
         self.cli("secrets", "list", "--offline", *at)  # with the old key: refused
-        assert (root / PLACE).exists()
+        for made in ("v1.json", "backup/manifest.json", "export.jsonl", "audit"):
+            assert (self.house.root / made).exists(), made
+        assert (root / PLACE).with_name(f"{PLACE.name}.before-rekey").exists()
 
 
 BODIES: dict[str, dict[str, Any]] = {"prune_runs": {"older_than_ms": 10**13}}
@@ -431,6 +439,10 @@ def test_no_planted_secret_comes_out_anywhere(tmp_path: Path, collector: str, in
     house = House(tmp_path, inline=inline)
     (tmp_path / "daemon").mkdir()
     with ModelServer(respond) as server, started(house, collector, server) as daemon:
+        if not inline:
+            signing = house.keep(Planted.signing_key(daemon.state_root / SIGNING_KEY))
+            with (daemon.workspace / "keys").open("a") as keys:
+                keys.write(f"\n{signing}")
         visit = Visit(house, daemon)
         with visit.caller:
             visit.runs()
@@ -456,10 +468,9 @@ def test_no_planted_secret_comes_out_anywhere(tmp_path: Path, collector: str, in
 
 
 def _holders(root: Path) -> frozenset[Path]:
-    """The files the secrets were handed over in."""
-    return frozenset(
-        [*root.glob("*.secret"), root / "next.key", root / "daemon/routes.toml", root / "daemon/workspace/keys"]
-    )
+    """The files the secrets were handed over in, and the signing key with its copy in the backup."""
+    keys = (root / "next.key", root / "daemon/state" / SIGNING_KEY, root / "backup/files" / SIGNING_KEY)
+    return frozenset([*root.glob("*.secret"), *keys, root / "daemon/routes.toml", root / "daemon/workspace/keys"])
 
 
 def test_the_search_finds_every_form_and_both_ends_of_a_secret() -> None:
