@@ -20,7 +20,7 @@ import uvloop
 
 from kheish.core.problems import Problem
 from kheish.core.redaction import Redactor
-from kheish.daemon import logs
+from kheish.daemon import logs, service_manager
 from kheish.daemon.composition import Daemon, open_daemon
 from kheish.daemon.settings import Settings, from_options
 from kheish.daemon.state_root import OpenDatabase
@@ -80,8 +80,10 @@ async def _serve(settings: Settings, redactor: Redactor, open_database: OpenData
             _tell_address(settings.bound_address_file, daemon.board.bind_addr)
             _reload_on_hangup(daemon)
             log.info("daemon.ready", url=daemon.board.base_url, pid=os.getpid(), state_root=str(settings.state_root))
+            service_manager.tell(settings.environ, service_manager.READY)
             await server.until_stopped(stop.requested)
             status = 0 if stop.requested.is_set() else 1
+            service_manager.tell(settings.environ, service_manager.STOPPING)
             await _shut_down(daemon, server, settings.drain_timeout_ms / 1000)
     if settings.bound_address_file is not None:
         with contextlib.suppress(OSError):
