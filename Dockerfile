@@ -24,6 +24,7 @@ RUN /opt/build/bin/pip wheel --no-cache-dir --no-index --no-deps --no-build-isol
     && /opt/kheish/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/kheish/lib
 
 FROM ${BASE_IMAGE}
+# HOME and /run/kheish are open like /tmp: an engine that lays a tmpfs over them takes their mode, but not their owner.
 # The slim base leaves out manuals and translations; so does what is added, whatever the base was told.
 RUN printf 'path-exclude=/usr/share/%s/*\n' doc info locale man > /etc/dpkg/dpkg.cfg.d/slim \
     && echo 'path-include=/usr/share/doc/*/copyright' >> /etc/dpkg/dpkg.cfg.d/slim \
@@ -35,8 +36,9 @@ RUN printf 'path-exclude=/usr/share/%s/*\n' doc info locale man > /etc/dpkg/dpkg
     && groupadd --system --gid 10001 kheish \
     && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/kheish/home --no-create-home \
         --shell /usr/sbin/nologin kheish \
-    && install -d -o kheish -g kheish -m 0750 \
-        /var/lib/kheish /var/lib/kheish/state /var/lib/kheish/home /workspace /etc/kheish /run/kheish
+    && install -d -o kheish -g kheish -m 0755 /var/lib/kheish /etc/kheish /workspace \
+    && install -d -o kheish -g kheish -m 0750 /var/lib/kheish/state \
+    && install -d -o kheish -g kheish -m 1777 /var/lib/kheish/home /run/kheish
 COPY --from=build /opt/kheish /opt/kheish
 COPY --chmod=0755 docker/entrypoint.sh /usr/local/bin/kheish-entrypoint
 COPY --chmod=0755 docker/healthcheck.sh /usr/local/bin/kheish-healthcheck

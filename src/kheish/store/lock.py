@@ -18,7 +18,7 @@ class StateRootLocked(Problem):
 
     def __init__(self, state_root: Path) -> None:
         super().__init__(
-            f"The state root {state_root} is in use by another daemon (daemon.lock is held). "
+            f"The state root {state_root} is already locked by another process (daemon.lock). "
             "Stop that daemon, or choose another --state-root."
         )
 
