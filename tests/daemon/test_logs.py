@@ -19,8 +19,9 @@ from kheish.daemon import logs
 def restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    configured = structlog.get_config()
     yield
-    structlog.reset_defaults()
+    structlog.configure(**configured)
     root.handlers[:] = handlers
     root.setLevel(level)
 

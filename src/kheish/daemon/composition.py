@@ -146,9 +146,7 @@ async def open_daemon(
     async with AsyncExitStack() as stack:
         lock = take_state_root(settings)
         stack.callback(lock.release)
-        secret_store = SecretStore(
-            settings.state_root, settings.master_key, require_encrypted=settings.require_encrypted_secrets
-        )
+        secret_store = _secret_store(settings)
         inventory = _routes(settings, secret_store)
         with explained(settings.state_root):
             database, feed = open_store(settings, open_database, stack)
@@ -160,11 +158,9 @@ async def open_daemon(
         stack.push_async_callback(supervisor.stop)
         providers = ProviderRegistry(inventory)
         stack.push_async_callback(providers.aclose)
-        known = redactor or Redactor()
-        known.add(trail.key.forms())
         parts = _Parts(
             settings=settings,
-            redactor=_knowing(known, inventory, secret_store, settings.master_key),
+            redactor=_knowing(redactor or Redactor(), inventory, secret_store, settings.master_key),
             lock=lock,
             secret_store=secret_store,
             inventory=inventory,
@@ -177,6 +173,7 @@ async def open_daemon(
             clock=clock or SystemClock(),
             ids=ids or RandomIds(),
         )
+        parts.redactor.add(trail.key.forms())
         with explained(settings.state_root):
             daemon = _assemble(parts, _control_plane(parts))
         stack.push_async_callback(daemon.drain, _LAST_STOP_S)
@@ -205,6 +202,10 @@ class _Parts:
         """A secret was written or removed: what was made with it is made anew, what it was is still masked."""
         self.providers.secret_changed(slot_id)
         self.redactor.add(secret for slot in self.secret_store.slots.values() for secret in slot.secrets())
+
+
+def _secret_store(settings: Settings) -> SecretStore:
+    return SecretStore(settings.state_root, settings.master_key, require_encrypted=settings.require_encrypted_secrets)
 
 
 def _control_plane(parts: _Parts) -> ControlPlane:
@@ -455,7 +456,7 @@ async def _reload(parts: _Parts, runtime: Runtime) -> None:
 
 
 def _knowing(redactor: Redactor, inventory: RouteInventory, store: SecretStore, master_key: bytes | None) -> Redactor:
-    """Everything secret that this daemon keeps; of its tokens it keeps digests only."""
+    """Everything secret of the routes and the store; of its tokens the daemon keeps digests only."""
     if master_key is not None:
         redactor.add([base64.b64encode(master_key).decode(), master_key.hex(), master_key.decode(errors="replace")])
     redactor.add(route.api_key.value for route in inventory.routes if route.api_key and route.api_key.value)

@@ -1,4 +1,4 @@
-"""What the daemon tells the service manager that started it: systemd's notification protocol, one datagram a message."""
+"""What the daemon tells the service manager that started it, in systemd's protocol: one datagram a message."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from kheish.core.problems import Problem
 from kheish.external_actions import ledgers, store
 from kheish.external_actions.happenings import body_digest, entries_named
 from kheish.state import root
-from kheish.state.store import bodies_of_run, tables
+from kheish.state.journals import bodies_of_run
 from kheish.store.files import private_folder
 
 MAX_LISTED = 100
@@ -104,7 +104,7 @@ def verify_state(
 @contextmanager
 def _reading(state_root: Path) -> Iterator[sqlite3.Connection]:
     with root.reading(state_root) as connection:
-        if "external_actions" not in tables(connection):
+        if not store.exists(connection):
             raise AuditRefused(f"{state_root} was last used by a release without a trail. Start the daemon on it once.")
         yield connection
 

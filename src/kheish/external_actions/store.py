@@ -84,6 +84,7 @@ _BUCKETS = """
 SELECT CAST(bucket AS BLOB) AS bucket FROM external_action_checkpoints
  UNION SELECT DISTINCT CAST(bucket AS BLOB) FROM external_actions ORDER BY 1
 """
+_EXISTS = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'external_actions'"
 _ANY = "SELECT 1 FROM external_actions LIMIT 1"
 _KEYS = """
 SELECT CAST(key_id AS BLOB) AS key_id, CAST(vouched_by AS BLOB) AS vouched_by, at_ms,
@@ -249,6 +250,11 @@ def _text(value: bytes | None) -> str | None:
 def buckets(connection: sqlite3.Connection) -> list[bytes]:
     """The names of all buckets, in order; one may be damaged."""
     return [row["bucket"] for row in connection.execute(_BUCKETS)]
+
+
+def exists(connection: sqlite3.Connection) -> bool:
+    """Whether this database is of a release with a trail."""
+    return connection.execute(_EXISTS).fetchone() is not None
 
 
 def has_records(connection: sqlite3.Connection) -> bool:

@@ -84,6 +84,11 @@ def check_session(connection: sqlite3.Connection, row: sqlite3.Row, findings: Fi
     _check_outputs(connection, session_id, told, findings)
 
 
+def bodies_of_run(connection: sqlite3.Connection, run_id: str) -> list[bytes]:
+    """The entries of one run as they are stored."""
+    return store.bodies_of_run(connection, run_id)
+
+
 def _entries(rows: Iterable[sqlite3.Row], session_id: str, findings: Findings) -> list[Recorded] | None:
     entries: list[Recorded] = []
     for expected, row in enumerate(rows, start=1):
