@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.pseudo_terminal import OnTerminal
 from tests.e2e.daemon_process import Daemon
 
 pytestmark = pytest.mark.e2e
@@ -50,8 +52,9 @@ def test_a_healthy_daemon_passes_with_warnings_that_say_what_to_do(daemon_for: C
     status, view, errors = doctor(daemon)
 
     assert (status, errors, view["ok"], view["errors"]) == (0, "", True, [])
-    for name in ("daemon_status", "readyz", "events_sse", "routes", "storage", "state_root_lock", "control_plane_auth"):
+    for name in ("daemon_status", "readyz", "events_sse", "routes", "storage", "state_root_lock", "events_status"):
         assert row(view, name)["ok"] is True
+    assert row(view, "control_plane_auth")["ok"] is True
     unready = row(view, "provider_readiness", "warning")
     assert "NOT_SET_ANYWHERE" in unready["action"]
     assert (view["session_count"], view["readyz_reachable"], view["events_stream_reachable"]) == (1, True, True)
@@ -67,6 +70,44 @@ def test_without_a_daemon_every_probe_says_so(tmp_path: Path) -> None:
     assert row(view, "events_sse")["code"] == "events_unreachable"
     assert "kheish-daemon serve" in row(view, "readyz")["action"]
     assert "not well" in errors
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("KHEISH_DAEMON_TOKEN", "hunter2\u00fc"),
+        ("KHEISH_DAEMON_TOKEN", "hunter2\nx"),
+        ("KHEISH_DAEMON_URL", "http://user:hunter2@127.0.0.1:9"),
+        ("KHEISH_DAEMON_URL", "http://127.0.0.1:hunter2"),
+        ("KHEISH_DAEMON_URL", "hunter2"),
+    ],
+)
+def test_a_token_or_address_that_cannot_be_used_is_one_line(variable: str, value: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": "src", variable: value}
+    command = [sys.executable, "-m", "kheish", "doctor"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert done.stderr.startswith("error: the ")
+    assert "hunter2" not in done.stderr
+
+
+def test_on_a_terminal_each_check_is_a_line_and_json_is_asked_for(daemon_for: Callable[..., Daemon]) -> None:
+    daemon = started(daemon_for)
+    with OnTerminal("--base-url", daemon.url, "doctor") as shell:
+        shell.expect("0 errors, ")
+        assert shell.end() == 0
+    lines = shell.output.splitlines()
+    words = "ok       the daemon's status answers"
+
+    assert words in lines
+    at = next(number for number, line in enumerate(lines) if "NOT_SET_ANYWHERE" in line)
+    assert lines[at].startswith("warning  route other:")
+    assert lines[at + 1].startswith("         > ")
+    with OnTerminal("--base-url", daemon.url, "doctor", "--json") as shell:
+        shell.expect('"errors": []')
+        assert shell.end() == 0
+    assert words not in shell.output
 
 
 def test_a_missing_token_is_named(daemon_for: Callable[..., Daemon]) -> None:

@@ -166,7 +166,9 @@ class ControlPlane:
     def warnings(self) -> list[JsonObject]:
         """What an operator should know about the tokens, as health warnings."""
         if self._tokens is None:
-            return []
+            message = "no token is asked for: every process of this machine may use the daemon"
+            action = "To keep others out, start it with --http-admin-token-file."
+            return [_warning("auth_disabled", message, action, severity="info")]
         found: list[JsonObject] = []
         for file in self._tokens.files:
             if file.digest() is None:
@@ -228,5 +230,5 @@ class ControlPlane:
         return verdict is not Verdict.COUNTED
 
 
-def _warning(code: str, message: str, action: str) -> JsonObject:
-    return {"severity": "error", "code": code, "message": message, "action": action}
+def _warning(code: str, message: str, action: str, *, severity: str = "error") -> JsonObject:
+    return {"severity": severity, "code": code, "message": message, "action": action}

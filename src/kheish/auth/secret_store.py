@@ -52,6 +52,7 @@ class SecretStore:
         """
         self.path = state_root / PLACE
         self._key = key
+        self._plaintext = False
         self._slots = self._load(require_encrypted)
 
     @property
@@ -73,6 +74,21 @@ class SecretStore:
             raise StoreLocked
         write_sealed(self.path, plaintext(slots), self._key)
         self._slots = dict(slots)
+        self._plaintext = False
+
+    def warnings(self) -> list[JsonObject]:
+        """What an operator should know, as health warnings."""
+        if not self._plaintext:
+            return []
+        return [
+            {
+                "severity": "warning",
+                "code": "secret_store_plaintext",
+                "message": "the secret store is not encrypted: whoever reads the file has the keys",
+                "related_id": str(self.path),
+                "action": f"Set {VARIABLE} or {FILE_VARIABLE} and start again; setting any secret then encrypts it.",
+            }
+        ]
 
     def _load(self, require_encrypted: bool) -> dict[str, Slot]:
         try:
@@ -93,6 +109,7 @@ class SecretStore:
                 "Start once without it and with a master key, and set any secret: that encrypts the store."
             )
         else:
+            self._plaintext = True
             log.warning(
                 "secrets.store_is_plaintext", path=str(self.path), action="Give a master key; the next write encrypts."
             )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import click
 
-from kheish.cli.daemon_client import DaemonClient, pass_client
+from kheish.cli.daemon_client import DaemonClient, pass_client, translated
 from kheish.cli.failures import Failure
 from kheish.cli.global_options import global_options
-from kheish.cli.output import print_json
+from kheish.cli.output import print_json, printable
 from kheish.cli.root import CommandGroup, CommandLeaf
 from kheish.cli.streams import cursor_option, print_events
 from kheish.runtime.cli import PERMISSION_MODES
@@ -168,21 +169,27 @@ def capabilities(client: DaemonClient) -> None:
 
 @click.group(cls=CommandGroup, invoke_without_command=True)
 @click.option("--cors-origin", metavar="ORIGIN", help="Also ask whether pages of this origin may call the daemon.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on a terminal, too.")
 @click.pass_context
-def doctor(context: click.Context, cors_origin: str | None) -> None:
+def doctor(context: click.Context, cors_origin: str | None, as_json: bool) -> None:
     """Check the daemon from outside, and say what to do about what is wrong.
 
-    Ends with status 1 when a check is an error.
+    On a terminal it prints a line per check, elsewhere JSON. Ends with status 1 when a check is an error.
     """
     if context.invoked_subcommand is not None:
         return
     # Late: HTTP takes longer to import than `--help` may take.
-    from kheish.daemon.doctor import examine
+    from kheish.daemon.doctor import examine, plain
     from kheish.daemon.doctor_probes import ask
 
     options = global_options(context)
-    view = examine(ask(options.base_url, options.token(), origin=cors_origin))
-    print_json(view, options.output)
+    with translated():
+        facts = ask(options.base_url, options.token(), origin=cors_origin)
+    view = examine(facts)
+    if sys.stdout.isatty() and not as_json and "output" not in options.flags:
+        click.echo("\n".join(printable(line) for line in plain(view)))
+    else:
+        print_json(view, options.output)
     if not view["ok"]:
         raise Failure("the daemon is not well: look at errors and the actions of checks")
 

@@ -341,6 +341,7 @@ def _board(
         database=parts.database,
         journal=journal,
         trail=parts.trail,
+        secrets=parts.secret_store,
         feed=parts.feed,
         lock=parts.lock,
         engine=engine,

@@ -54,6 +54,7 @@ def examine(facts: Facts) -> JsonObject:
         _control_plane(checks, _block(facts.status, "control_plane"))
         _routes(checks, _block(facts.status, "provider_readiness"))
         _storage(checks, _block(facts.status, "storage"))
+        _events(checks, _block(facts.status, "events"))
         _health(checks, facts.status)
     if facts.origin is not None:
         _origin(checks, facts.origin, allowed=facts.origin_allowed)
@@ -75,6 +76,19 @@ def examine(facts: Facts) -> JsonObject:
     if facts.status_error is not None:
         view["status_error"] = facts.status_error
     return view
+
+
+def plain(view: JsonObject) -> list[str]:
+    """The same for a person: one line per check, what is worst last, with what to do below it."""
+    rows = sorted(_rows(view, "checks"), key=lambda row: (INFO, WARNING, ERROR).index(str(row["severity"])))
+    lines = []
+    for row in rows:
+        mark = "ok" if row["ok"] else str(row["severity"])
+        lines.append(f"{mark:<8} {row['message']}")
+        if not row["ok"] and row.get("action") is not None:
+            lines.append(f"{'':<8} > {row['action']}")
+    errors, warnings = (len(listed) if isinstance(listed := view[name], list) else 0 for name in ("errors", "warnings"))
+    return [*lines, "", f"{errors} errors, {warnings} warnings"]
 
 
 def _reachable(checks: _Checks, facts: Facts) -> None:
@@ -132,6 +146,17 @@ def _storage(checks: _Checks, block: JsonObject) -> None:
     else:
         action = "Stop every daemon on this state root and start one."
         checks.add("state_root_lock", "lock_lost", "the state root is not locked", severity=ERROR, action=action)
+
+
+def _events(checks: _Checks, block: JsonObject) -> None:
+    kept, missed = block.get("retained_event_count"), block.get("stream_lagged_event_count")
+    if not missed:
+        text = f"{kept} events are kept for readers that reconnect; nobody has missed any"
+        checks.add("events_status", "events_complete", text)
+        return
+    action = "Let them reconnect with the last id they saw; ask for one session or run to get less."
+    text = f"slow readers have missed {missed} events"
+    checks.add("events_status", "events_lagged", text, severity=WARNING, action=action)
 
 
 def _health(checks: _Checks, status: JsonObject) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import httpx2
 
 from kheish.core.jsonvalue import JsonObject, decode_object
 from kheish.daemon.doctor import Facts
+from kheish.sdk.connection import connection
 
 _PROBE_S = 3.0
 _FIRST_EVENT_S = 12.0
@@ -13,10 +16,14 @@ _FIRST_EVENT_S = 12.0
 
 
 def ask(base_url: str, token: str | None, *, origin: str | None = None) -> Facts:
-    """Ask everything, whatever fails on the way."""
-    headers = {"authorization": f"Bearer {token}"} if token else {}
+    """Ask everything, whatever fails on the way.
+
+    Raises:
+        InvalidArgument: the URL or the token cannot be used at all.
+    """
+    target = connection(base_url, token)
     # A proxy of the environment is for other machines.
-    with httpx2.Client(base_url=base_url, headers=headers, timeout=_PROBE_S, trust_env=False) as client:
+    with httpx2.Client(base_url=target.base_url, headers=target.headers(), timeout=_PROBE_S, trust_env=False) as client:
         status, status_error = _status(client)
         return Facts(
             status=status,
@@ -55,20 +62,49 @@ def _events_error(client: httpx2.Client) -> str | None:
             if response.status_code != httpx2.codes.OK:
                 response.read()
                 return _refusal(response)
-            for line in response.iter_lines():
-                if line.startswith("event:"):
-                    return None
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                return "the answer is no event stream; something between here and the daemon changes it"
+            return None if _first_frame(response.iter_lines()) else "it ended without an event that can be read"
     except httpx2.HTTPError as error:
         return _failure(error)
-    return "it ended without an event"
+
+
+def _first_frame(lines: Iterator[str]) -> bool:
+    """Whether an event arrives whole; a heartbeat is one."""
+    named = False
+    for line in lines:
+        if line.startswith("event:"):
+            named = True
+        elif named and line.startswith("data:"):
+            try:
+                decode_object(line.removeprefix("data:").encode())
+            except ValueError:
+                return False
+            return True
+    return False
 
 
 def _allows(client: httpx2.Client, origin: str) -> bool:
     try:
-        response = client.options("/v1/status", headers={"origin": origin, "access-control-request-method": "GET"})
+        response = client.options(
+            "/v1/status",
+            headers={
+                "origin": origin,
+                "access-control-request-method": "POST",
+                "access-control-request-headers": "Authorization, Content-Type",
+            },
+        )
     except httpx2.HTTPError:
         return False
-    return response.headers.get("access-control-allow-origin") == origin
+    allowed = {
+        name: _words(response.headers.get(f"access-control-allow-{name}", "")) for name in ("methods", "headers")
+    }
+    fits = "post" in allowed["methods"] and {"authorization", "content-type"} <= allowed["headers"]
+    return fits and response.headers.get("access-control-allow-origin") == origin
+
+
+def _words(header: str) -> set[str]:
+    return {word.strip().lower() for word in header.split(",")}
 
 
 def _refusal(response: httpx2.Response) -> str:

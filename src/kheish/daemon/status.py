@@ -8,9 +8,11 @@ from collections.abc import Awaitable
 from typing import Protocol, TypeVar, cast
 
 from kheish.auth.control_plane import ControlPlane
+from kheish.auth.secret_store import SecretStore
 from kheish.core.clock import Clock
 from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.core.problems import StoreUnreadable
+from kheish.daemon import health
 from kheish.daemon.probes import write_probe
 from kheish.daemon.settings import Settings
 from kheish.daemon.storage_status import closed_sessions, store_health, store_probe
@@ -78,6 +80,7 @@ class StatusBoard:
         database: Database,
         journal: DatabaseJournal,
         trail: Trail,
+        secrets: SecretStore,
         feed: Feed,
         lock: StateLock,
         engine: Engine,
@@ -92,6 +95,7 @@ class StatusBoard:
         self._database = database
         self._journal = journal
         self._trail = trail
+        self._secrets = secrets
         self._feed = feed
         self._lock = lock
         self._engine = engine
@@ -118,12 +122,15 @@ class StatusBoard:
         storage = await self._storage(now)
         readiness = self._readiness()
         events = self._feed.status()
-        readable = runs is not None and total is not None and storage["session_storage"] is not None
+        workers = self._supervisor.status()
+        readable = None not in (runs, total, storage["session_storage"])
         warnings = [
             *storage_warnings(storage, readable=readable),
-            *_warnings(runs or {}, readiness, events),
-            *self._control_plane.warnings(),
-            *self._trail.warnings(),
+            *health.of_runs(runs or {}),
+            *health.of_routes(readiness),
+            *health.of_events(events),
+            *health.of_workers(workers),
+            *self._lasting_warnings(),
         ]
         statistics = self._database.statistics
         return {
@@ -133,17 +140,13 @@ class StatusBoard:
             "ready": not self.draining,
             "capabilities": CAPABILITIES,
             "runtime": self._runtime.snapshot(),
-            "control_plane": {
-                "bind_addr": self.bind_addr,
-                "base_url": self.base_url,
-                **self._control_plane.status(),
-            },
+            "control_plane": {"bind_addr": self.bind_addr, "base_url": self.base_url, **self._control_plane.status()},
             "storage": storage,
             "provider_readiness": readiness,
             "health": {
                 "generated_at_ms": now,
                 "snapshot_duration_ms": round((time.monotonic() - started) * 1000),
-                **_health(readiness, warnings),
+                **health.health(readiness, warnings),
             },
             "events": events,
             "sessions": {
@@ -152,13 +155,18 @@ class StatusBoard:
                 "waiting_for_store": self._engine.held_sessions,
             },
             "runs": runs,
-            "workers": self._supervisor.status(),
+            "workers": workers,
             "store": {
                 "commits": statistics.commits,
                 "units": statistics.units,
                 "failed_units": statistics.failed_units,
             },
         }
+
+    def _lasting_warnings(self) -> list[JsonObject]:
+        """What follows from how the daemon was set up."""
+        parts = (self._control_plane, self._secrets, self._trail)
+        return [*health.of_setup(self._settings), *(warning for part in parts for warning in part.warnings())]
 
     async def _runs(self, now_ms: int) -> JsonObject:
         return await self._ledger.status(
@@ -244,39 +252,3 @@ async def _unless_unreadable(block: Awaitable[T]) -> T | None:
         return await block
     except StoreUnreadable:
         return None
-
-
-def _health(readiness: JsonObject, warnings: list[JsonObject]) -> JsonObject:
-    return {
-        "ok": not any(warning["severity"] == "error" for warning in warnings),
-        "route_error_count": readiness["error_route_count"],
-        "route_warning_count": readiness["warning_route_count"],
-        "warnings": [*warnings],
-    }
-
-
-def _warnings(runs: JsonObject, readiness: JsonObject, events: JsonObject) -> list[JsonObject]:
-    found: list[JsonObject] = []
-    lag, limit = runs.get("oldest_queued_run_age_ms"), runs.get("queued_run_lag_threshold_ms")
-    if isinstance(lag, int) and isinstance(limit, int) and lag >= limit:
-        text = f"a run has been queued for {lag} ms"
-        found.append(_warning("warning", "queued_run_lag", text, None, runs.get("oldest_queued_run_id")))
-    if runs.get("stale_non_terminal_run_count"):
-        text = f"{runs['stale_non_terminal_run_count']} unfinished runs have not moved for a long time"
-        found.append(_warning("warning", "stale_non_terminal_runs", text, "Look at stale_non_terminal_run_ids."))
-    if not readiness["active_route_ready"]:
-        text = "the default route cannot be used"
-        found.append(_warning("error", "provider_active_route_not_ready", text, "Look at provider_readiness.routes."))
-    if events["stream_lagged_event_count"]:
-        text = f"slow readers missed {events['stream_lagged_event_count']} events"
-        found.append(_warning("warning", "event_stream_lagged", text, None))
-    return found
-
-
-def _warning(severity: str, code: str, message: str, action: JsonValue, related_id: JsonValue = None) -> JsonObject:
-    warning: JsonObject = {"severity": severity, "code": code, "message": message}
-    if related_id is not None:
-        warning["related_id"] = related_id
-    if action is not None:
-        warning["action"] = action
-    return warning
