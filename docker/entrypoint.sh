@@ -8,22 +8,34 @@ umask 077
 
 refusals=0
 as_json=
-json_items=
+json_refusals=
+json_warnings=
+
+# A path may hold anything; a line stays one line.
+one_line() { printf '%s' "$1" | tr -d '\000-\037\177'; }
+quoted() { printf '"%s"' "$(one_line "$1" | sed 's/[\\"]/\\&/g')"; }
 
 refuse() { # check text
     refusals=$((refusals + 1))
     if [ -n "$as_json" ]; then
-        text=$(printf '%s' "$2" | tr -d '\000-\037' | sed 's/[\\"]/\\&/g')
-        json_items="${json_items}${json_items:+, }{\"check\": $1, \"text\": \"${text}\"}"
+        json_refusals="${json_refusals}${json_refusals:+, }{\"check\": $1, \"text\": $(quoted "$2")}"
     else
-        printf 'kheish-entrypoint: %s\n' "$2" >&2
+        printf 'kheish-entrypoint: %s\n' "$(one_line "$2")" >&2
+    fi
+}
+
+warn() { # text
+    if [ -n "$as_json" ]; then
+        json_warnings="${json_warnings}${json_warnings:+, }$(quoted "$1")"
+    else
+        printf 'kheish-entrypoint: warning: %s\n' "$(one_line "$1")" >&2
     fi
 }
 
 finish_refusing() {
     if [ -n "$as_json" ]; then
         if [ "$refusals" -eq 0 ]; then ok=true; else ok=false; fi
-        printf '{"ok": %s, "refusals": [%s]}\n' "$ok" "$json_items"
+        printf '{"ok": %s, "refusals": [%s], "warnings": [%s]}\n' "$ok" "$json_refusals" "$json_warnings"
     fi
     if [ "$refusals" -gt 0 ]; then exit 64; fi
     if [ -n "$as_json" ]; then exit 0; fi
@@ -58,7 +70,7 @@ read_flags() {
                     shift
                     value=$1
                 else
-                    refuse 1 "$flag requires a value"
+                    refuse 1 "$flag requires a value; give it one, or leave the flag out"
                     return
                 fi
                 case $flag in
@@ -94,15 +106,55 @@ check_exclusive() { # check what inline-value file inline-variable file-variable
 
 owner_of() { stat -c 'owner %u:%g, mode %a' -- "$1" 2>/dev/null || echo 'not even visible'; }
 
-check_file() { # check-regular check-readable name path
+# The path itself, or the nearest directory above it that this user can see.
+nearest() {
+    found=$1
+    while [ ! -e "$found" ]; do found=$(dirname -- "$found"); done
+    printf '%s\n' "$found"
+}
+
+missing() {
+    seen=$(nearest "$1")
+    [ "$seen" != "$1" ] && { [ ! -d "$seen" ] || [ -x "$seen" ]; }
+}
+
+check_file() { # check-regular check-readable name path remedy
     [ -n "$4" ] || return 0
-    if [ ! -e "$4" ] && [ -r "$(dirname -- "$4")" ]; then
-        refuse "$1" "$3 must point to a regular file, and $4 does not exist"
+    if missing "$4"; then
+        refuse "$1" "$3 must point to a regular file, and $4 does not exist; mount one there"
+    elif [ -d "$4" ]; then
+        refuse "$1" "$3 must point to a regular file, and $4 is a directory, which engines make where the host has no such file; mount a file there"
     elif [ -e "$4" ] && [ ! -f "$4" ]; then
-        refuse "$1" "$3 must point to a regular file, and $4 is none"
+        refuse "$1" "$3 must point to a regular file, and $4 is none; mount one there"
     elif [ ! -r "$4" ]; then
-        refuse "$2" "$3: $4 is not readable by uid $(id -u) ($(owner_of "$4")); give the file that owner and mode 0400, as the secrets-init service of docker/compose.yaml does"
+        refuse "$2" "$3: $4 is not readable by uid $(id -u) ($(owner_of "$4")); $5"
     fi
+}
+
+check_secret_file() { # variable path
+    check_file 9 10 "$1" "$2" \
+        "give the file that owner and mode 0400, as the secrets-init service of docker/compose.yaml does"
+}
+
+warn_about() { # variable path
+    [ -f "$2" ] && [ -r "$2" ] || return 0
+    case $(stat -L -c %A -- "$2") in
+        ???????r*) open=yes ;;
+        ????r*)
+            # Of the daemon's own group is how Kubernetes hands out secrets.
+            case " $(id -G) " in
+                *" $(stat -L -c %g -- "$2") "*) open= ;;
+                *) open=yes ;;
+            esac
+            ;;
+        *) open= ;;
+    esac
+    if [ -n "$open" ]; then
+        warn "$1: others can read $2 ($(owner_of "$2")); give it mode 0400"
+    fi
+    case $(realpath -m -- "$2") in
+        "$state"/*) warn "$1: $2 lies under the state root: a copy of the state holds its key; keep it elsewhere" ;;
+    esac
 }
 
 check_secrets() {
@@ -111,33 +163,44 @@ check_secrets() {
         KHEISH_DAEMON_READONLY_TOKEN KHEISH_DAEMON_READONLY_TOKEN_FILE
     check_exclusive 8 "auth-store master key" "$master" "$master_file" \
         KHEISH_AUTH_STORE_MASTER_KEY KHEISH_AUTH_STORE_MASTER_KEY_FILE
-    check_file 9 10 KHEISH_DAEMON_ADMIN_TOKEN_FILE "$admin_file"
-    check_file 9 10 KHEISH_DAEMON_READONLY_TOKEN_FILE "$readonly_file"
-    check_file 9 10 KHEISH_AUTH_STORE_MASTER_KEY_FILE "$master_file"
+    check_secret_file KHEISH_DAEMON_ADMIN_TOKEN_FILE "$admin_file"
+    check_secret_file KHEISH_DAEMON_READONLY_TOKEN_FILE "$readonly_file"
+    check_secret_file KHEISH_AUTH_STORE_MASTER_KEY_FILE "$master_file"
+}
+
+resolve_roots() {
+    state=$(realpath -m -- "$state_root" 2>/dev/null || printf '%s' "$state_root")
+    workspace=$(realpath -m -- "$workspace_root" 2>/dev/null || printf '%s' "$workspace_root")
+}
+
+inside() { # path of-what
+    case ${1%/}/ in
+        "${2%/}"/*) return 0 ;;
+    esac
+    return 1
 }
 
 check_apart() {
-    state=$(realpath -m -- "$state_root")
-    workspace=$(realpath -m -- "$workspace_root")
-    case $state/ in
-        "$workspace"/*) apart=false ;;
-        *) apart=true ;;
-    esac
-    case $workspace/ in
-        "$state"/*) apart=false ;;
-    esac
-    if [ "$apart" = false ]; then
-        refuse 11 "--state-root and --workspace-root must not resolve to the same directory, nor lie inside each other: $state and $workspace; tools could reach the daemon's own state"
+    if inside "$state" "$workspace" || inside "$workspace" "$state"; then
+        refuse 11 "--state-root and --workspace-root must not resolve to the same directory, nor lie inside each other, and are $state and $workspace; give each a directory of its own, or tools reach the daemon's state"
+    fi
+}
+
+usable() { [ -d "$1" ] && [ -r "$1" ] && [ -w "$1" ] && [ -x "$1" ]; }
+
+check_root() { # path
+    seen=$(nearest "$1")
+    if usable "$seen"; then return; fi
+    if [ -d "$1" ]; then
+        refuse 14 "$1 is not writable by uid $(id -u) ($(owner_of "$1")); give it that owner, or use a named volume"
+    else
+        refuse 14 "$1 cannot be created by uid $(id -u) in $seen ($(owner_of "$seen")); mount a volume there, or give its parent that owner"
     fi
 }
 
 create_roots() {
     for root in "$state" "$workspace"; do
-        if ! mkdir -p -- "$root" 2>/dev/null; then
-            refuse 14 "$root cannot be created by uid $(id -u); mount a volume there, or give its parent that owner"
-        elif [ ! -w "$root" ]; then
-            refuse 14 "$root is not writable by uid $(id -u) ($(owner_of "$root")); give it that owner, or use a named volume"
-        fi
+        mkdir -p -- "$root" 2>/dev/null || refuse 14 "$root cannot be created by uid $(id -u); mount a volume there"
     done
 }
 
@@ -179,18 +242,23 @@ command=$(command_of "$@")
 case $command in
     default | serve | start | up)
         read_flags "$@"
-        if check_absolute 2 --state-root "$state_root" && check_absolute 3 --workspace-root "$workspace_root"; then
-            roots_known=yes
-        else
-            check_absolute 3 --workspace-root "$workspace_root" || :
-            roots_known=
-        fi
+        roots_known=yes
+        check_absolute 2 --state-root "$state_root" || roots_known=
+        check_absolute 3 --workspace-root "$workspace_root" || roots_known=
         if [ -n "$routes_file" ] && check_absolute 4 --routes-file "$routes_file"; then
-            check_file 5 5 --routes-file "$routes_file"
+            check_file 5 5 --routes-file "$routes_file" "let that user read it"
         fi
         check_secrets
+        resolve_roots
         if [ -n "$roots_known" ]; then check_apart; fi
         check_boundary
+        if [ -n "$roots_known" ]; then
+            check_root "$state"
+            check_root "$workspace"
+        fi
+        warn_about KHEISH_DAEMON_ADMIN_TOKEN_FILE "$admin_file"
+        warn_about KHEISH_DAEMON_READONLY_TOKEN_FILE "$readonly_file"
+        warn_about KHEISH_AUTH_STORE_MASTER_KEY_FILE "$master_file"
         # Only a set-up that nothing speaks against leaves a trace.
         if [ "$refusals" -eq 0 ] && [ -z "$as_json" ]; then create_roots; fi
         ;;

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the image's use
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "docker" / "entrypoint.sh"
 REFUSED = 64
+OTHER = (str(shutil.which("setpriv")), "--reuid=10001", "--regid=10001", "--clear-groups")
+"""Runs what follows as the user of the image; needs root."""
 
 
 class Entrypoint:
@@ -35,7 +37,7 @@ class Entrypoint:
         daemon.chmod(0o755)
         self.path = f"{programs}:{os.environ['PATH']}"
 
-    def file(self, name: str, content: str, mode: int = 0o644) -> str:
+    def file(self, name: str, content: str, mode: int = 0o400) -> str:
         path = self.root / name
         path.write_text(content)
         path.chmod(mode)
@@ -60,7 +62,9 @@ class Entrypoint:
         done = self.run(*words, **changes)
         assert done.returncode == REFUSED, done
         assert done.stdout == ""
-        assert all(line.startswith("kheish-entrypoint: ") for line in done.stderr.splitlines())
+        lines = done.stderr.splitlines()
+        assert all(line.startswith("kheish-entrypoint: ") for line in lines)
+        assert len(lines) == len(set(lines)), "nothing is said twice"
         assert "hunter2" not in done.stderr
         return done.stderr
 
@@ -112,17 +116,26 @@ def test_a_routes_file_that_is_not_there_or_no_file_is_refused(entry: Entrypoint
     assert "--routes-file must point to a regular file" in text
     assert absent in text
     assert "must point to a regular file" in entry.refused("--routes-file", str(entry.root), **token)
+    if not os.getuid():
+        Path(entry.token).chmod(0o444)
+        text = entry.run("--routes-file", entry.file("routes", "", 0o600), user=OTHER, **token).stderr
+        assert "--routes-file" in text
+        assert "is not readable by uid 10001 (owner 0:0, mode 600); let that user read it" in text
 
 
-@pytest.mark.parametrize("workspace", ["same", "link", "inside", "around"])
+@pytest.mark.parametrize("workspace", ["same", "link", "inside", "around", "everything"])
 def test_state_and_workspace_must_lie_apart(entry: Entrypoint, workspace: str) -> None:
     """Case 4, and nested roots."""
     state = entry.root / "a" / "state"
     state.mkdir(parents=True)
     (entry.root / "link").symlink_to(state)
-    other = {"same": state, "link": entry.root / "link", "inside": state / "work", "around": entry.root / "a"}[
-        workspace
-    ]
+    other = {
+        "same": state,
+        "link": entry.root / "link",
+        "inside": state / "work",
+        "around": entry.root / "a",
+        "everything": Path("/"),
+    }[workspace]
 
     text = entry.refused(
         KHEISH_STATE_ROOT=str(state),
@@ -203,12 +216,54 @@ def test_a_secret_file_must_be_a_file_that_the_containers_user_can_read(entry: E
         assert variable in text
         assert "must point to a regular file" in text
 
+    absent = entry.refused("status", **{variable: str(entry.root / "no-such-folder" / "file")})
+    assert f"{variable} must point to a regular file" in absent
+    assert "does not exist" in absent
+
     closed = entry.file("closed", "hunter2", 0o000)
-    user = () if os.getuid() else (str(shutil.which("setpriv")), "--reuid=10001", "--regid=10001", "--clear-groups")
+    user = () if os.getuid() else OTHER
     done = entry.run("status", user=user, **{variable: closed})
     assert done.returncode == REFUSED
     assert f"{variable}: {closed} is not readable" in done.stderr
     assert "mode 0" in done.stderr
+    if user:
+        folder = entry.root / "nobody-enters"
+        folder.mkdir(mode=0o700)
+        done = entry.run("status", user=user, **{variable: str(folder / "file")})
+        assert f"{variable}: {folder}/file is not readable by uid 10001 (not even visible)" in done.stderr
+
+
+def test_a_secret_that_others_can_read_or_that_lies_in_the_state_is_warned_of(entry: Entrypoint) -> None:
+    entry.state.mkdir()
+    shown = entry.file("shown", "hunter2", 0o444)
+    kept = entry.file("state/key", "hunter2")
+    given = {"KHEISH_DAEMON_ADMIN_TOKEN_FILE": shown, "KHEISH_AUTH_STORE_MASTER_KEY_FILE": kept}
+
+    found = entry.checked(**given)
+    assert found["ok"]
+    assert [text.split(";")[0] for text in found["warnings"]] == [
+        f"KHEISH_DAEMON_ADMIN_TOKEN_FILE: others can read {shown} (owner {os.getuid()}:{os.getgid()}, mode 444)",
+        f"KHEISH_AUTH_STORE_MASTER_KEY_FILE: {kept} lies under the state root: a copy of the state holds its key",
+    ]
+    done = entry.run(**given)
+    assert (done.returncode, done.stdout.strip()) == (0, "became: serve")
+    assert [line.partition(" warning: ")[2] for line in done.stderr.splitlines()] == found["warnings"]
+
+
+def test_a_group_that_is_the_daemons_own_may_read_a_secret(entry: Entrypoint) -> None:
+    """As Kubernetes mounts secrets for a pod with an fsGroup."""
+    shared = Path(entry.file("shared", "hunter2", 0o440))
+    assert entry.checked(KHEISH_DAEMON_ADMIN_TOKEN_FILE=str(shared))["warnings"] == []
+    if not os.getuid():
+        os.chown(shared, -1, 12345)
+        assert len(entry.checked(KHEISH_DAEMON_ADMIN_TOKEN_FILE=str(shared))["warnings"]) == 1
+
+
+def test_a_refusal_is_one_line_whatever_a_path_holds(entry: Entrypoint) -> None:
+    assert (
+        len(entry.refused("status", KHEISH_DAEMON_ADMIN_TOKEN_FILE="/a\nkheish-entrypoint: fine\x1b[2J").splitlines())
+        == 1
+    )
 
 
 def test_a_flag_without_its_value_is_refused(entry: Entrypoint) -> None:
@@ -282,10 +337,11 @@ def test_a_root_that_cannot_be_made_or_written_is_refused(entry: Entrypoint) -> 
     text = entry.refused(KHEISH_STATE_ROOT=f"{blocked}/state", **token)
 
     assert "cannot be created" in text
+    assert [each["check"] for each in entry.checked(KHEISH_STATE_ROOT=f"{blocked}/state")["refusals"]] == [13, 14]
     if not os.getuid():
         entry.state.mkdir(mode=0o755)
-        user = (str(shutil.which("setpriv")), "--reuid=10001", "--regid=10001", "--clear-groups")
-        done = entry.run(user=user, **token)
+        Path(entry.token).chmod(0o444)
+        done = entry.run(user=OTHER, **token)
         assert done.returncode == REFUSED
         assert "is not writable by uid 10001 (owner 0:0, mode 755)" in done.stderr
 
@@ -296,7 +352,11 @@ def test_check_prints_every_refusal_as_json_and_changes_nothing(entry: Entrypoin
 
     assert [refusal["check"] for refusal in found["refusals"]] == [5, 12]
     assert quoted in found["refusals"][0]["text"]
-    assert entry.checked("serve", KHEISH_DAEMON_ADMIN_TOKEN_FILE=entry.token) == {"ok": True, "refusals": []}
+    assert entry.checked("serve", KHEISH_DAEMON_ADMIN_TOKEN_FILE=entry.token) == {
+        "ok": True,
+        "refusals": [],
+        "warnings": [],
+    }
     assert not entry.state.exists()
 
 
