@@ -51,7 +51,9 @@ def json_pair(name: str, help_text: str) -> Callable[[F], F]:
         build,
         {
             f"{name}_json": click.option(f"--{flag}-json", metavar="JSON", help=help_text),
-            f"{name}_file": click.option(f"--{flag}-file", metavar="PATH", help="The same, read from a file."),
+            f"{name}_file": click.option(
+                f"--{flag}-file", metavar="PATH", type=click.Path(), help="The same, read from a file."
+            ),
         },
     )
 
@@ -73,7 +75,9 @@ def text_source(name: str = "content") -> Callable[[F], F]:
         build,
         {
             "content": click.argument("content", required=False),
-            "content_file": click.option("--content-file", metavar="PATH", help="Read the text from a file."),
+            "content_file": click.option(
+                "--content-file", metavar="PATH", type=click.Path(), help="Read the text from a file."
+            ),
             "stdin": click.option("--stdin", is_flag=True, help="Read the text from standard input."),
         },
     )

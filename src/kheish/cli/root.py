@@ -8,6 +8,7 @@ from functools import cached_property
 from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem
 
 from kheish.cli import global_options
 
@@ -79,6 +80,14 @@ class CommandGroup(click.Group):
         entry = self.elsewhere.get(name)
         return None if entry is None else entry.load()
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Commands, none of them imported, and options."""
+        texts = {name: command.get_short_help_str() for name, command in self.commands.items() if not command.hidden}
+        texts.update((name, entry.help) for name, entry in self.elsewhere.items())
+        found = [CompletionItem(name, help=texts[name]) for name in self.list_commands(ctx) if name in texts]
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [*(item for item in found if item.value.startswith(incomplete)), *options]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List every command with its aliases, importing none of them."""
         rows = []
@@ -103,7 +112,20 @@ class RootCommand(CommandGroup):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the global options; put the default command where none is named."""
-        return super().parse_args(ctx, args if ctx.resilient_parsing else with_default_command(args))
+        words = with_default_command(args)
+        # While a shell completes, a command that is missing may still be typed.
+        missing = ctx.resilient_parsing and words[-1:] == [DEFAULT_COMMAND]
+        return super().parse_args(ctx, args if missing else words)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Commands and options; also those of the default command, which needs no name."""
+        found = super().shell_complete(ctx, incomplete)
+        default = self.get_command(ctx, DEFAULT_COMMAND) if incomplete.startswith("-") else None
+        if default is not None:
+            below = click.Context(default, parent=ctx, info_name=DEFAULT_COMMAND, resilient_parsing=True)
+            known = {item.value for item in found}
+            found += [item for item in default.shell_complete(below, incomplete) if item.value not in known]
+        return found
 
 
 def with_default_command(words: Sequence[str]) -> list[str]:

@@ -52,9 +52,19 @@ def _budget_options() -> tuple[click.Option, ...]:
 
 SERVE_OPTIONS: tuple[click.Parameter, ...] = (
     _option("--bind", "KHEISH_BIND", "Address and port; port 0 picks a free one.  [default: 127.0.0.1:4000]"),
-    _option("--state-root", "KHEISH_STATE_ROOT", "Where state is kept.  [default: .kheish-daemon]"),
-    _option("--workspace-root", "KHEISH_WORKSPACE_ROOT", "What the file tools may touch.  [default: this directory]"),
-    _option("--routes-file", "KHEISH_ROUTES_FILE", "Model routes (TOML)."),
+    _option(
+        "--state-root",
+        "KHEISH_STATE_ROOT",
+        "Where state is kept.  [default: .kheish-daemon]",
+        kind=click.Path(),
+    ),
+    _option(
+        "--workspace-root",
+        "KHEISH_WORKSPACE_ROOT",
+        "What the file tools may touch.  [default: this directory]",
+        kind=click.Path(),
+    ),
+    _option("--routes-file", "KHEISH_ROUTES_FILE", "Model routes (TOML).", kind=click.Path()),
     _option("--default-route", "KHEISH_DEFAULT_ROUTE", "Instead of the file's default."),
     click.Option(
         ["--allow-empty-routes"],
@@ -70,9 +80,16 @@ SERVE_OPTIONS: tuple[click.Parameter, ...] = (
         kind=click.Choice(["auto", "bearer", "none"]),
     ),
     _option("--http-admin-token", "KHEISH_DAEMON_ADMIN_TOKEN", "Opens everything; better the file."),
-    _option("--http-admin-token-file", "KHEISH_DAEMON_ADMIN_TOKEN_FILE", "Read again for each request."),
+    _option(
+        "--http-admin-token-file", "KHEISH_DAEMON_ADMIN_TOKEN_FILE", "Read again for each request.", kind=click.Path()
+    ),
     _option("--http-readonly-token", "KHEISH_DAEMON_READONLY_TOKEN", "Opens what only reads; better the file."),
-    _option("--http-readonly-token-file", "KHEISH_DAEMON_READONLY_TOKEN_FILE", "Read again for each request."),
+    _option(
+        "--http-readonly-token-file",
+        "KHEISH_DAEMON_READONLY_TOKEN_FILE",
+        "Read again for each request.",
+        kind=click.Path(),
+    ),
     click.Option(
         ["--http-cors-allow-origin"],
         multiple=True,
@@ -85,6 +102,7 @@ SERVE_OPTIONS: tuple[click.Parameter, ...] = (
         "--audit-signing-key-file",
         "KHEISH_EXTERNAL_ACTION_AUDIT_SIGNING_KEY_FILE",
         "Signs external actions.  [default: audit-signing.key in the state root]",
+        kind=click.Path(),
     ),
     _option("--http-max-body-bytes", None, "Larger requests get 413.", kind=click.IntRange(min=1)),
     _option(

@@ -49,5 +49,8 @@ COMMANDS = (
         target="kheish.external_actions.cli:audit",
         help="Verify and export what runs did outside of the daemon.",
     ),
+    CommandEntry(
+        name="completion", target="kheish.cli.completion:completion", help="Print what makes a shell complete commands."
+    ),
     CommandEntry(name="help", target="kheish.daemon.cli:help_", help="Show this list."),
 )

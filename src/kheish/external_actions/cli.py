@@ -30,6 +30,7 @@ def _key_file(function: F) -> F:
         envvar="KHEISH_EXTERNAL_ACTION_AUDIT_SIGNING_KEY_FILE",
         show_envvar=True,
         metavar="FILE",
+        type=click.Path(),
         help="As for `serve`.  [default: audit-signing.key in the state root]",
     )(function)
 

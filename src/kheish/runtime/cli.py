@@ -123,7 +123,7 @@ def get_limits(client: DaemonClient) -> None:
 
 
 @tool_limits.command("set")
-@click.option("--file", "path", metavar="PATH", help="JSON file with every limit.")
+@click.option("--file", "path", metavar="PATH", type=click.Path(), help="JSON file with every limit.")
 @click.option("--stdin", is_flag=True, help="Read the JSON from standard input.")
 @expected_revision
 @pass_client

@@ -54,7 +54,11 @@ def place(function: F) -> F:
         {
             "offline": click.option("--offline", is_flag=True, help="Work on the files, without a daemon."),
             "state_root": click.option(
-                "--state-root", envvar="KHEISH_STATE_ROOT", metavar="DIR", help="For --offline."
+                "--state-root",
+                envvar="KHEISH_STATE_ROOT",
+                metavar="DIR",
+                type=click.Path(),
+                help="For --offline.",
             ),
         },
     )(function)
@@ -62,7 +66,12 @@ def place(function: F) -> F:
 
 def _state_root(function: F) -> F:
     return click.option(
-        "--state-root", envvar="KHEISH_STATE_ROOT", metavar="DIR", required=True, help="Of a daemon that is stopped."
+        "--state-root",
+        envvar="KHEISH_STATE_ROOT",
+        metavar="DIR",
+        type=click.Path(),
+        required=True,
+        help="Of a daemon that is stopped.",
     )(function)
 
 
@@ -147,7 +156,7 @@ def source(function: F) -> F:
         {
             "value": click.option("--value", help="The secret itself; other users can see it in the process list."),
             "from_env": click.option("--from-env", metavar="NAME", help="Take it from a variable."),
-            "from_file": click.option("--from-file", metavar="PATH", help="Read it from a file."),
+            "from_file": click.option("--from-file", metavar="PATH", type=click.Path(), help="Read it from a file."),
             "stdin": click.option("--stdin", is_flag=True, help="Read it from standard input."),
         },
     )(function)
@@ -206,7 +215,13 @@ def delete(client: DaemonClient, ref: str, root: Path | None) -> None:
 
 
 @secrets.command()
-@click.option("--new-key-file", required=True, metavar="PATH", help="Holds the new key; readable by its owner only.")
+@click.option(
+    "--new-key-file",
+    required=True,
+    metavar="PATH",
+    type=click.Path(),
+    help="Holds the new key; readable by its owner only.",
+)
 @_state_root
 @pass_client
 def rekey(client: DaemonClient, new_key_file: str, state_root: str) -> None:
@@ -221,7 +236,9 @@ def rekey(client: DaemonClient, new_key_file: str, state_root: str) -> None:
 
 @secrets.command()
 @click.option("--envelope-v1", is_flag=True, required=True, help="The form earlier daemons read.")
-@click.option("--to", "target", required=True, metavar="PATH", help="A file that does not exist yet.")
+@click.option(
+    "--to", "target", required=True, metavar="PATH", type=click.Path(), help="A file that does not exist yet."
+)
 @_state_root
 @pass_client
 def export(client: DaemonClient, envelope_v1: bool, target: str, state_root: str) -> None:

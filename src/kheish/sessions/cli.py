@@ -79,7 +79,12 @@ def get(client: DaemonClient, session_id: str) -> None:
     "--require-workspace-file-write", "any_file", is_flag=True, help="The run must write some workspace file."
 )
 @click.option(
-    "--require-workspace-file-path", "files", multiple=True, metavar="PATH", help="The run must write this file."
+    "--require-workspace-file-path",
+    "files",
+    multiple=True,
+    metavar="PATH",
+    type=click.Path(),
+    help="The run must write this file.",
 )
 @generation_options
 @wait_options()

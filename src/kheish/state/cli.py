@@ -88,7 +88,13 @@ def _counted(progress: Progress) -> Callable[[str, int, int], None]:
 @state.command()
 @state_root_option
 @click.option("--session", "session_id", metavar="ID", help="Only this session.")
-@click.option("--to", "target", metavar="FILE", help="A file that does not exist yet.  [default: standard output]")
+@click.option(
+    "--to",
+    "target",
+    metavar="FILE",
+    type=click.Path(),
+    help="A file that does not exist yet.  [default: standard output]",
+)
 @click.option(
     "--folder",
     metavar="DIR",
