@@ -95,6 +95,17 @@ async def test_a_state_root_that_is_a_file_is_named(tmp_path: Path) -> None:
     assert isinstance(refused, StateRootUnusable)
 
 
+async def test_a_state_root_whose_restore_was_interrupted_is_refused(tmp_path: Path) -> None:
+    left = tmp_path / "state" / "backups" / ".state.0123abcd.restoring"
+    left.mkdir(parents=True)
+    refused = await refusal(settings(tmp_path))
+
+    assert isinstance(refused, StateRootUnusable)
+    assert "was interrupted" in refused.detail
+    assert str(left) in refused.detail
+    assert not (tmp_path / "state" / "kheish.db").exists()
+
+
 async def test_two_daemons_live_in_one_process(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import stat
+import subprocess
+import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -298,3 +302,76 @@ def test_a_state_is_put_back_when_the_new_one_cannot_take_its_place(
 
     assert content_digest(kept.database) == before
     assert [path.name for path in kept.root.iterdir() if "restor" in path.name] == []
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """A state root that is a file system of its own, as a container's volume is."""
+    place = tmp_path / "volume"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "mode=700", "tmpfs", str(place)]
+    if sys.platform != "linux" or os.getuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_volume_is_filled_and_stays(kept: Kept, tmp_path: Path, mounted: Path) -> None:
+    BlobStore(kept.state / "blobs").put(b"content")
+    backup(kept.state, tmp_path / "backup")
+    (mounted / "lost+found").mkdir(mode=0o700)
+    assert "moved_aside_to" not in restore(tmp_path / "backup", mounted)
+    assert verify(mounted)["findings"] == []
+    before = content_digest(mounted / "kheish.db")
+    assert before == content_digest(kept.database)
+    assert list((mounted / "backups").iterdir()) == []
+
+    with pytest.raises(StateRefused, match="--replace"):
+        restore(tmp_path / "backup", mounted)
+    (mounted / "backups" / "kheish-schema-0001-1.db").write_text("kept")
+    backup(mounted, mounted / "backups" / "today")
+    (mounted / "blobs" / "of-the-old-state").write_text("")
+    report = restore(mounted / "backups" / "today", mounted, replace=True)
+
+    aside = Path(report["moved_aside_to"])
+    assert aside.parent == mounted / "backups"
+    assert (aside / "blobs" / "of-the-old-state").exists()
+    assert not (mounted / "blobs" / "of-the-old-state").exists()
+    assert content_digest(aside / "kheish.db") == content_digest(mounted / "kheish.db") == before
+    assert {path.name for path in (mounted / "backups").iterdir()} == {aside.name, "today", "kheish-schema-0001-1.db"}
+    assert verify(mounted)["ok"] is True
+
+
+def test_what_a_volume_held_is_put_back_when_the_new_state_cannot_take_its_place(
+    kept: Kept, tmp_path: Path, mounted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup(kept.state, tmp_path / "backup")
+    restore(tmp_path / "backup", mounted)
+    (mounted / "mine").write_text("of the old state")
+    before = {path.name for path in mounted.iterdir()}
+    rename = Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        if self.parent.name.endswith(".restoring") and self.name == "kheish.db":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(StateRefused, match="No space left"):
+        restore(tmp_path / "backup", mounted, replace=True)
+
+    assert {path.name for path in mounted.iterdir()} == before | {"daemon.lock"}
+    assert list((mounted / "backups").iterdir()) == []
+    assert content_digest(mounted / "kheish.db") == content_digest(kept.database)
+
+
+def test_a_restore_that_was_killed_is_repeated_and_leaves_nothing(kept: Kept, tmp_path: Path, mounted: Path) -> None:
+    backup(kept.state, tmp_path / "backup")
+    killed = mounted / "backups" / ".volume.0123abcd.restoring"
+    killed.mkdir(parents=True)
+    (killed / "kheish.db").write_bytes(b"half")
+    (mounted / "auth").mkdir()
+    restore(tmp_path / "backup", mounted, replace=True)
+
+    assert not killed.exists()
+    assert verify(mounted)["ok"] is True

@@ -12,6 +12,7 @@ import structlog
 
 from kheish.core.problems import Problem
 from kheish.daemon.settings import Settings
+from kheish.state.root import BACKUPS, RESTORING
 from kheish.store.database import SqliteDatabase, may_pass
 from kheish.store.feed import Feed
 from kheish.store.inspection import find_damage, tables
@@ -88,6 +89,11 @@ def take_state_root(settings: Settings) -> StateLock:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise StateRootUnusable(f"The state root {root} cannot be created: {error.strerror}.") from error
+    if unfinished := list((root / BACKUPS).glob(f".*{RESTORING}")):
+        raise StateRootUnusable(
+            f"A restore into {root} was interrupted. Repeat `kheish-daemon state restore`, with --replace. If the state "
+            f"is still what it was before and you want to keep it, delete {unfinished[0]}."
+        )
     if root.resolve().is_relative_to(settings.workspace_root):
         log.warning(
             "daemon.state_root_inside_workspace",

@@ -15,6 +15,8 @@ from kheish.store.lock import StateLock
 DATABASE = "kheish.db"
 BLOBS = "blobs"
 BACKUPS = "backups"
+RESTORING = ".restoring"
+"""Ends the name of a folder in which a restore prepares a state; it is gone when the restore is done."""
 MASTER_KEY = "auth-store-master.key"
 AUDIT_KEY = "audit-signing.key"
 """Copied by a backup, unlike the master key: without it a daemon does not start on the copy."""
