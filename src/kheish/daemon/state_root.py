@@ -91,7 +91,7 @@ def take_state_root(settings: Settings) -> StateLock:
         raise StateRootUnusable(f"The state root {root} cannot be created: {error.strerror}.") from error
     if unfinished := list((root / BACKUPS).glob(f".*{RESTORING}")):
         raise StateRootUnusable(
-            f"A restore into {root} was interrupted. Repeat `kheish-daemon state restore`, with --replace. If the state "
+            f"A restore into {root} was interrupted. Repeat `kheish-daemon state restore` with --replace. If the state "
             f"is still what it was before and you want to keep it, delete {unfinished[0]}."
         )
     if root.resolve().is_relative_to(settings.workspace_root):
