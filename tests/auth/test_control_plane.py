@@ -14,7 +14,9 @@ import httpx2
 import pytest
 
 from kheish.auth.control_plane import AccessSettings, AuthMode, BoundaryRefused, ControlPlane
+from kheish.auth.roles import Access, required_access
 from kheish.core.clock import SystemClock
+from kheish.daemon.openapi import document
 from tests.http.house import House, opened
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +54,7 @@ async def code_of(house: House, path: str = "/v1/status", **headers: str) -> str
 
 
 async def test_each_role_opens_what_the_matrix_says(tmp_path: Path) -> None:
+    """auth-and-secrets case 8."""
     async with guarded(tmp_path) as house:
         for path in ("/v1/status", "/v1/runs", "/v1/sessions", "/v1/runtime", "/v1/openapi.json"):
             assert await code_of(house, path, **bearer(READER)) == 200
@@ -68,6 +71,27 @@ async def test_each_role_opens_what_the_matrix_says(tmp_path: Path) -> None:
     assert created.status_code == 201
 
 
+async def test_every_operation_asks_for_the_role_that_the_matrix_says_before_anything_else(tmp_path: Path) -> None:
+    """auth-and-secrets case 8, over the daemon's own description of itself."""
+    seen = []
+    async with guarded(tmp_path) as house:
+        for path, methods in document()["paths"].items():
+            if not path.startswith(("/v1/", "/metrics")):
+                continue
+            target = path.replace("{", "").replace("}", "")
+            for method in map(str.upper, methods):
+                anonymous = await house.client.request(method, target)
+                assert (anonymous.status_code, anonymous.json()["code"]) == (401, "missing_token"), (method, path)
+                if required_access(method, target) is Access.READ_ONLY:
+                    continue
+                read_only = await house.client.request(method, target, headers=bearer(READER))
+                assert (read_only.status_code, read_only.json()["code"]) == (403, "insufficient_access"), (method, path)
+                seen.append((method, path))
+
+    assert {method for method, _ in seen} >= {"POST", "PUT", "DELETE", "GET"}
+    assert ("GET", "/v1/runtime/secrets") in seen
+
+
 @pytest.mark.parametrize(
     ("header", "code"),
     [
@@ -82,6 +106,7 @@ async def test_each_role_opens_what_the_matrix_says(tmp_path: Path) -> None:
     ],
 )
 async def test_a_call_without_a_good_token_is_challenged(tmp_path: Path, header: str | None, code: str) -> None:
+    """auth-and-secrets case 9."""
     async with guarded(tmp_path) as house:
         headers = [] if header is None else [(b"authorization", header.encode("latin-1"))]
         response = await house.client.get("/v1/status", headers=headers)
@@ -103,6 +128,7 @@ async def test_probes_need_no_token(tmp_path: Path) -> None:
 
 
 async def test_after_sixty_failures_an_address_waits_while_good_tokens_pass(tmp_path: Path) -> None:
+    """auth-and-secrets case 10."""
     async with guarded(tmp_path) as house:
         codes = [await code_of(house, **bearer("wrong-hunter2")) for _ in range(62)]
         limited = await house.client.get("/v1/status", headers=bearer("wrong-hunter2"))
@@ -125,6 +151,7 @@ async def test_after_sixty_failures_an_address_waits_while_good_tokens_pass(tmp_
 
 
 async def test_a_replaced_token_file_counts_from_the_next_request_on(tmp_path: Path) -> None:
+    """auth-and-secrets case 11."""
     admin, reader = tmp_path / "admin", tmp_path / "reader"
     admin.write_text("old\n")
     reader.write_text("read\n")
@@ -177,6 +204,7 @@ async def test_with_tokens_the_daemon_answers_by_any_name(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("origin", ["http://localhost:5173", "https://127.0.0.1", "http://[::1]:80"])
 async def test_a_page_of_this_machine_may_call(tmp_path: Path, origin: str) -> None:
+    """auth-and-secrets case 13, allowed."""
     async with guarded(tmp_path) as house:
         preflight = await house.client.options("/v1/runs", headers={"origin": origin})
         answered = await house.client.get("/v1/runs", headers={"origin": origin, **bearer(READER)})
@@ -197,6 +225,7 @@ async def test_a_page_of_this_machine_may_call(tmp_path: Path, origin: str) -> N
     ["http://localhost:5173/", "https://example.com", "null", "", "http://localhost.evil.example", "http://localhost:"],
 )
 async def test_a_page_of_another_origin_may_not(tmp_path: Path, origin: str) -> None:
+    """auth-and-secrets case 13, refused."""
     async with guarded(tmp_path) as house:
         asked = await house.client.get("/v1/runs", headers={"origin": origin, **bearer(ADMIN)})
         preflight = await house.client.options("/v1/runs", headers={"origin": origin})

@@ -15,6 +15,7 @@ from kheish.auth.envelope import EnvelopeRefused, seal, unseal
 from kheish.auth.master_key import MasterKeyRefused, master_key, parse_key
 from kheish.auth.secret_store import PLACE, SecretStore, StoreLocked, StoreUnreadable
 from kheish.auth.slots import SecretRefused, Slot, SlotMode, SlotProvider, new_slot
+from tests.auth import gcm_siv
 
 KEY = bytes(range(32))
 OTHER_KEY = bytes(range(1, 33))
@@ -70,6 +71,22 @@ def test_the_envelope_is_what_the_format_says(tmp_path: Path) -> None:
     }
 
 
+def test_an_independent_implementation_opens_what_is_kept(tmp_path: Path) -> None:
+    """auth-and-secrets case 3."""
+    # RFC 8452, C.2: the implementation is right.
+    key = bytes.fromhex("01" + "00" * 31)
+    sealed = bytes.fromhex("c2ef328e5c71c83b843122130f7364b761e0b97427e3df28")
+    assert gcm_siv.open_sealed(key, bytes.fromhex("03" + "00" * 11), sealed, b"") == bytes.fromhex("0100000000000000")
+
+    envelope = json.loads(written(tmp_path).read_text())
+    nonce, sealed = (base64.b64decode(envelope[name], validate=True) for name in ("nonce", "ciphertext"))
+    opened = json.loads(gcm_siv.open_sealed(KEY, nonce, sealed, b"kheish:auth-store:v2"))
+    assert opened["slots"]["openai.prod"]["state"]["api_key"] == SECRET
+    for changed in (sealed[:-1] + bytes([sealed[-1] ^ 1]), bytes([sealed[0] ^ 1]) + sealed[1:]):
+        with pytest.raises(ValueError, match="tag"):
+            gcm_siv.open_sealed(KEY, nonce, changed, b"kheish:auth-store:v2")
+
+
 def test_the_documented_vector_opens() -> None:
     envelope = {
         "version": 2,
@@ -105,6 +122,7 @@ def test_an_envelope_of_an_earlier_daemon_is_read(tmp_path: Path) -> None:
 
 
 def test_a_plaintext_store_is_read_and_the_next_write_seals_it(tmp_path: Path) -> None:
+    """auth-and-secrets case 4."""
     (tmp_path / "auth").mkdir()
     (tmp_path / PLACE).write_text(json.dumps({"slots": {"openai.prod": slot().record()}}))
 

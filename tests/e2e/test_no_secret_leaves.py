@@ -424,7 +424,8 @@ class Visit:
 BODIES: dict[str, dict[str, Any]] = {"prune_runs": {"older_than_ms": 10**13}}
 """Where a small well-formed body would destroy what is searched later."""
 ONLINE = (
-    ("status",), ("--output", "json", "doctor"), ("doctor", "--json"), ("doctor", "--cors-origin", "http://localhost:1"), ("capabilities",),
+    ("status",), ("--output", "json", "doctor"), ("doctor", "--json"),
+    ("doctor", "--cors-origin", "http://localhost:1"), ("capabilities",),
     ("runtime", "get"), ("runtime", "revisions"), ("runtime", "permissions", "matrix"), ("secrets", "list"),
     ("secrets", "get", "openai.prod"), ("secrets", "get", "none"), ("secrets", "delete", "by.env"),
     ("sessions", "list", "--page"), ("sessions", "get", "s"), ("sessions", "events", "s"), ("runs", "list"),

@@ -171,13 +171,24 @@ def test_a_removed_turn_ceiling_is_said_in_the_log(served: Served) -> None:
         (("--http-auth-mode", "bearer"), "admin token"),
         (("--http-readonly-token", "hunter2"), "admin token"),
         (("--http-admin-token", "hunter2", "--http-readonly-token", "hunter2"), "the same"),
+        (("--bind", "[::]:0"), "--http-admin-token-file"),
+        (("--http-admin-token-file", "same", "--http-readonly-token-file", "same"), "the same"),
+        (("--http-admin-token", "hunter2", "--http-admin-token-file", "same"), "given twice"),
+        (("--http-admin-token", " "), "blank"),
+        (("--http-admin-token-file", "blank"), "is blank"),
+        (("--http-admin-token-file", "gone"), "cannot be read"),
         (("--http-cors-allow-origin", "*"), "--http-cors-allow-origin"),
+        (("--http-cors-allow-origin", "https://example.com"), "--http-cors-allow-origin"),
     ],
 )
 def test_a_daemon_that_would_be_open_refuses_to_start_before_it_listens(
     tmp_path: Path, arguments: tuple[str, ...], named: str
 ) -> None:
-    ended = refused(Daemon(tmp_path, routes=SCRIPTED), *arguments)
+    """auth-and-secrets cases 12 and 13."""
+    for name, content in (("same", "hunter2"), ("blank", " \n")):
+        (tmp_path / name).write_text(content)
+    files = {name: str(tmp_path / name) for name in ("same", "blank", "gone")}
+    ended = refused(Daemon(tmp_path, routes=SCRIPTED), *(files.get(word, word) for word in arguments))
 
     assert ended.returncode == 1
     assert named in ended.stderr

@@ -20,6 +20,7 @@ SECRET = "sk-hunter2-0123456789"
 
 
 def test_a_running_daemon_keeps_its_store_to_itself(daemon_for: Callable[..., Daemon]) -> None:
+    """auth-and-secrets case 7, wrong token."""
     daemon = daemon_for(
         '[routes.main]\ndriver = "openai_compatible"\ndefault_model = "m"\nbase_url = "http://127.0.0.1:9"\n',
         env={"KHEISH_AUTH_STORE_MASTER_KEY": KEY, "KHEISH_DAEMON_ADMIN_TOKEN": "hunter2"},

@@ -50,6 +50,7 @@ def kept(root: Path, slot_id: str) -> str | None:
 
 @pytest.mark.parametrize("words", [(), ("--output", "json")])
 def test_a_generated_key_is_one_line_of_base64(cli: Cli, words: tuple[str, ...]) -> None:
+    """auth-and-secrets case 1."""
     done = cli(*words, "secrets", "generate")
 
     assert (len(done.stdout), done.stdout[-1], done.stderr) == (45, "\n", "")
@@ -58,6 +59,7 @@ def test_a_generated_key_is_one_line_of_base64(cli: Cli, words: tuple[str, ...])
 
 
 def test_a_secret_is_set_offline_sealed_and_rotated(cli: Cli, tmp_path: Path) -> None:
+    """auth-and-secrets case 2."""
     root = tmp_path / "state"
     words = ("secrets", "set", "a.b", "--provider", "openai", "--value", SECRET, *offline(root))
     first = answer(cli(*words))
@@ -76,6 +78,7 @@ def test_a_secret_is_set_offline_sealed_and_rotated(cli: Cli, tmp_path: Path) ->
 
 
 def test_a_file_or_standard_input_loses_one_line_end_and_nothing_else(cli: Cli, tmp_path: Path) -> None:
+    """auth-and-secrets case 5."""
     root = tmp_path / "state"
     file = tmp_path / "secret"
     for content, expected in (("  s  \n", "  s  "), ("s\r\n", "s"), ("s\n\n", "s\n"), ("s", "s")):
@@ -104,6 +107,7 @@ def test_a_file_or_standard_input_loses_one_line_end_and_nothing_else(cli: Cli, 
 def test_a_command_that_cannot_be_meant_writes_nothing(
     cli: Cli, tmp_path: Path, words: tuple[str, ...], status: int, named: str
 ) -> None:
+    """auth-and-secrets case 6, and the errors of the value sources."""
     done = cli("secrets", *words, *offline(tmp_path / "state"))
 
     assert done.returncode == status, done.stderr
@@ -121,6 +125,7 @@ def test_offline_needs_a_state_root(cli: Cli) -> None:
 
 
 def test_without_a_daemon_the_way_offline_is_named(cli: Cli) -> None:
+    """auth-and-secrets case 7, daemon down."""
     done = cli("--base-url", "http://127.0.0.1:9", "secrets", "list")
 
     assert done.returncode == 1

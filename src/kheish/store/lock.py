@@ -19,7 +19,7 @@ class StateRootLocked(Problem):
     def __init__(self, state_root: Path) -> None:
         super().__init__(
             f"The state root {state_root} is already locked by another process (daemon.lock). "
-            "Stop that daemon, or choose another --state-root."
+            "Stop it, most likely another daemon, or choose another --state-root."
         )
 
 
