@@ -149,7 +149,8 @@ def test_the_command_tree_is_the_documented_one() -> None:
         audit verify;audit export;audit relocate-key;audit rotate-key
         approvals list;approvals show;approvals allow;approvals deny;approvals allow-all;approvals deny-all
         questions list;questions show;questions answer;questions cancel
-        runtime get;runtime revisions;runtime set-model;runtime set-permission-mode
+        runtime get;runtime revisions;runtime set-model;runtime set-route
+        runtime remove-route;runtime set-permission-mode
         runtime auth subject;runtime auth revoke-subject;runtime auth lease;runtime auth revoke-lease
         runtime auth revoke-slot;runtime permissions check;runtime permissions matrix
         runtime tool-limits get;runtime tool-limits set

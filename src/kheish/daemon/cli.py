@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -213,17 +214,42 @@ def doctor(context: click.Context, cors_origin: str | None, as_json: bool) -> No
 
 
 @doctor.command()
-@click.option("--routes-file", required=True, type=click.Path(), help="Check this file; no daemon is needed.")
-@click.option("--default-route", help="As for `serve`.")
+@click.option("--routes-file", type=click.Path(), help="Check this file; no daemon is needed.")
+@click.option("--default-route", help="As for `serve`; with --routes-file.")
+@click.option("--route", "only", metavar="ID", help="Look at one route.")
+@click.option("--check-auth", is_flag=True, help="Is there a usable key for each route?")
+@click.option("--check-references", is_flag=True, help="Do sessions or runs want routes that are gone?")
+@click.option("--canary", is_flag=True, help="Ask each route's model for one short answer. This costs money.")
+@click.option("--canary-timeout-ms", type=click.IntRange(min=1), default=90_000, show_default=True)
 @click.pass_context
-def routes(context: click.Context, routes_file: str, default_route: str | None) -> None:
-    """Check a routes file before a daemon meets it. Ends with status 1 when it would not start."""
-    from kheish.daemon.doctor_routes import lint
+def routes(
+    context: click.Context,
+    routes_file: str | None,
+    default_route: str | None,
+    only: str | None,
+    check_auth: bool,
+    check_references: bool,
+    canary: bool,
+    canary_timeout_ms: int,
+) -> None:
+    """Check the routes of a running daemon, or a file before one meets it. Ends with status 1 when one is wrong."""
+    from kheish.daemon import doctor_routes
 
-    view = lint(routes_file, os.environ, default_route=default_route)
-    print_json(view, global_options(context).output)
+    options = global_options(context)
+    if routes_file is None:
+        from kheish.daemon.doctor_live_routes import LiveRoutes
+
+        with contextlib.closing(DaemonClient(options)) as client:
+            live = LiveRoutes(client, only=only)
+            timeout = canary_timeout_ms if canary else None
+            view = live.examine(auth=check_auth, references=check_references, canary_ms=timeout)
+    elif canary or check_references:
+        view = doctor_routes.refused(canary=canary)
+    else:
+        view = doctor_routes.lint(routes_file, os.environ, default_route=default_route, check_auth=check_auth)
+    print_json(view, options.output)
     if not view["ok"]:
-        raise Failure("the routes file cannot be used: look at errors")
+        raise Failure("the routes cannot be used as they are: look at errors")
 
 
 @click.group(cls=CommandGroup)

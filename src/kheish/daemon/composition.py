@@ -7,7 +7,7 @@ import base64
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -27,6 +27,7 @@ from kheish.core.ids import IdSource, RandomIds
 from kheish.core.problems import Problem
 from kheish.core.redaction import Redactor
 from kheish.daemon.app import build_app, with_edge
+from kheish.daemon.route_source import RouteSource
 from kheish.daemon.settings import Settings
 from kheish.daemon.state_root import OpenDatabase, explained, open_store, take_state_root
 from kheish.daemon.status import StatusBoard
@@ -47,9 +48,6 @@ from kheish.http.sse import Streams
 from kheish.policy.rules import RulePermissions
 from kheish.providers.registry import ProviderRegistry
 from kheish.providers.routes import RouteInventory
-from kheish.providers.routes_file import load_routes
-from kheish.providers.single_route import single_route
-from kheish.providers.tables import RoutesError
 from kheish.questions.service import Questions
 from kheish.runs import store as runs_store
 from kheish.runs.idempotency import IdempotencyKeys
@@ -147,7 +145,8 @@ async def open_daemon(
         lock = take_state_root(settings)
         stack.callback(lock.release)
         secret_store = _secret_store(settings)
-        inventory = _routes(settings, secret_store)
+        source = RouteSource(settings, secret_store, clock or SystemClock())
+        inventory = source.first()
         with explained(settings.state_root):
             database, feed = open_store(settings, open_database, stack)
             trail = _trail(settings, database, clock)
@@ -160,9 +159,10 @@ async def open_daemon(
         stack.push_async_callback(providers.aclose)
         parts = _Parts(
             settings=settings,
-            redactor=_knowing(redactor or Redactor(), inventory, secret_store, settings.master_key),
+            redactor=_knowing(redactor or Redactor(), secret_store, settings.master_key),
             lock=lock,
             secret_store=secret_store,
+            source=source,
             inventory=inventory,
             database=database,
             feed=feed,
@@ -187,6 +187,7 @@ class _Parts:
     settings: Settings
     lock: StateLock
     secret_store: SecretStore
+    source: RouteSource
     inventory: RouteInventory
     database: SqliteDatabase
     feed: Feed
@@ -202,6 +203,12 @@ class _Parts:
         """A secret was written or removed: what was made with it is made anew, what it was is still masked."""
         self.providers.secret_changed(slot_id)
         self.redactor.add(secret for slot in self.secret_store.slots.values() for secret in slot.secrets())
+
+    def routes_changed(self, inventory: RouteInventory) -> None:
+        """Other routes are in force: their keys are masked, and later calls go over them."""
+        self.redactor.add(route.api_key.value for route in inventory.routes if route.api_key and route.api_key.value)
+        self.providers.replace_routes(inventory)
+        self.source.record(inventory)
 
 
 def _secret_store(settings: Settings) -> SecretStore:
@@ -319,6 +326,8 @@ def _runtime(parts: _Parts, permissions: RulePermissions, tools: ToolRuntime) ->
         feed=parts.feed,
         clock=parts.clock,
         inventory=parts.inventory,
+        read_route=parts.source.route,
+        routes_changed=parts.routes_changed,
         permissions=permissions,
         tool_names=tools.names,
         store_path=str(parts.settings.state_root / "kheish.db"),
@@ -342,6 +351,7 @@ def _board(
         journal=journal,
         trail=parts.trail,
         secrets=parts.secret_store,
+        routes=parts.source,
         feed=parts.feed,
         lock=parts.lock,
         engine=engine,
@@ -448,31 +458,12 @@ def _trail(settings: Settings, database: SqliteDatabase, clock: Clock | None) ->
 
 
 async def _reload(parts: _Parts, runtime: Runtime) -> None:
-    if parts.settings.routes_file is None:
-        raise RoutesError("the routes came from the command line; only a routes file can be read again")
-    inventory = await asyncio.to_thread(_routes, replace(parts.settings, allow_empty_routes=False), parts.secret_store)
-    _knowing(parts.redactor, inventory, parts.secret_store, parts.settings.master_key)
-    await runtime.replace_routes(inventory)
-    parts.providers.replace_routes(inventory)
+    await runtime.replace_routes(await asyncio.to_thread(parts.source.again))
 
 
-def _knowing(redactor: Redactor, inventory: RouteInventory, store: SecretStore, master_key: bytes | None) -> Redactor:
-    """Everything secret of the routes and the store; of its tokens the daemon keeps digests only."""
+def _knowing(redactor: Redactor, store: SecretStore, master_key: bytes | None) -> Redactor:
+    """Everything secret of the store; of its tokens the daemon keeps digests only."""
     if master_key is not None:
         redactor.add([base64.b64encode(master_key).decode(), master_key.hex(), master_key.decode(errors="replace")])
-    redactor.add(route.api_key.value for route in inventory.routes if route.api_key and route.api_key.value)
     redactor.add(secret for slot in store.slots.values() for secret in slot.secrets())
     return redactor
-
-
-def _routes(settings: Settings, keys: SecretStore) -> RouteInventory:
-    try:
-        if settings.routes_file is not None:
-            inventory = load_routes(settings.routes_file, settings.environ, default_route=settings.default_route)
-            return inventory.with_keys(keys)
-        return single_route(settings.single_route, settings.environ)
-    except RoutesError as problem:
-        if not settings.allow_empty_routes:
-            raise
-        log.warning("daemon.no_routes", detail=problem.detail)
-        return RouteInventory(keys=keys)

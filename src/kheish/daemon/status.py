@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable
@@ -14,6 +15,7 @@ from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.core.problems import StoreUnreadable
 from kheish.daemon import health
 from kheish.daemon.probes import write_probe
+from kheish.daemon.route_source import RouteSource
 from kheish.daemon.settings import Settings
 from kheish.daemon.storage_status import closed_sessions, store_health, store_probe
 from kheish.daemon.storage_status import warnings as storage_warnings
@@ -81,6 +83,7 @@ class StatusBoard:
         journal: DatabaseJournal,
         trail: Trail,
         secrets: SecretStore,
+        routes: RouteSource,
         feed: Feed,
         lock: StateLock,
         engine: Engine,
@@ -96,6 +99,7 @@ class StatusBoard:
         self._journal = journal
         self._trail = trail
         self._secrets = secrets
+        self._routes = routes
         self._feed = feed
         self._lock = lock
         self._engine = engine
@@ -143,6 +147,7 @@ class StatusBoard:
             "control_plane": {"bind_addr": self.bind_addr, "base_url": self.base_url, **self._control_plane.status()},
             "storage": storage,
             "provider_readiness": readiness,
+            "route_inventory": await asyncio.to_thread(self._routes.status),
             "health": {
                 "generated_at_ms": now,
                 "snapshot_duration_ms": round((time.monotonic() - started) * 1000),
@@ -237,6 +242,8 @@ def _route_row(route: Route, readiness: Readiness, *, active: bool) -> JsonObjec
         "state": readiness.state.value,
         "code": readiness.code,
         "message": readiness.message,
+        "auth_kind": route.auth_kind,
+        "model_support": route.model_support.value,
         "price_source": route.terms.price_source(route.default_model).value,
     }
     if route.auth_ref is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -109,6 +109,15 @@ class Route:
     def terms(self) -> RouteTerms:
         """When to call again and what a call costs."""
         return RouteTerms(driver=self.driver, retry=self.retry, prices=self.prices)
+
+    @property
+    def auth_kind(self) -> str:
+        """Where its key comes from: `auth_ref`, `inline`, `environment` or `none`."""
+        if self.auth_ref is not None:
+            return "auth_ref"
+        if self.api_key is None:
+            return "none"
+        return "inline" if self.api_key.env is None else "environment"
 
     def accepts(self, model: str) -> bool:
         """Say whether the route takes this model; its own default is always taken."""
@@ -221,6 +230,12 @@ class RouteInventory:
                     f"Create it: `kheish-daemon secrets set {route.auth_ref} --offline --state-root ...`."
                 )
         return replace(self, keys=keys)
+
+    def with_routes(self, routes: Iterable[Route]) -> RouteInventory:
+        """Return the inventory with more routes; one with an id that is there already takes its place."""
+        found = {route.route_id: route for route in self.routes}
+        found.update((route.route_id, route) for route in routes)
+        return replace(self, routes=tuple(found.values()))
 
     def find(self, route_id: str) -> Route | None:
         return next((route for route in self.routes if route.route_id == route_id), None)

@@ -88,10 +88,19 @@ def parse_routes(
     routes: dict[str, Route] = {}
     for number, (route_id, table) in enumerate(tables.items(), start=1):
         where = f"{source}: route {_named(route_id, number)}"
-        if not route_id or "/" in route_id or any(character.isspace() for character in route_id):
-            raise RoutesError(f"{where}: the id must not be empty and must have no '/' and no white space")
-        routes[route_id] = _route(route_id, Table(table, where), environ, root)
+        routes[route_id] = parse_route(route_id, table, environ, where=where, root=root)
     return _with_default(routes, file_default, default_route, source)
+
+
+def parse_route(route_id: str, table: object, environ: Mapping[str, str], *, where: str, root: Path = Path()) -> Route:
+    """Read one route's table; ``where`` names it in the error.
+
+    Raises:
+        RoutesError: the id or a key of the table is not usable.
+    """
+    if not route_id or "/" in route_id or any(character.isspace() for character in route_id):
+        raise RoutesError(f"{where}: the id must not be empty and must have no '/' and no white space")
+    return _route(route_id, Table(table, where), environ, root)
 
 
 def _named(route_id: str, number: int) -> str:

@@ -20,6 +20,7 @@ from kheish.runtime.models import (
     RuntimeView,
     SetModel,
     SetPermissionMode,
+    SetRoute,
     SetToolLimits,
     ToolLimits,
 )
@@ -48,6 +49,24 @@ async def revisions(runtime: Service) -> Response:
 async def set_model(runtime: Service, body: SetModel) -> Response:
     """Choose the default route and model of later runs."""
     return json_response(await runtime.set_model(body.provider, body.model, expected_revision=body.expected_revision))
+
+
+@router.post("/routes", response_model=RuntimeView, responses=CHANGING, operation_id="set_runtime_route")
+async def set_route(runtime: Service, body: SetRoute) -> Response:
+    """Add or replace a route without a restart, or remove one that was added; kept over restarts."""
+    revision = body.expected_revision
+    if body.route is None:
+        return json_response(await runtime.remove_route(body.route_id, expected_revision=revision))
+    changed = runtime.set_route(body.route_id, body.route, make_default=body.make_default, expected_revision=revision)
+    return json_response(await changed)
+
+
+@router.delete(
+    "/routes/{route_id:id}", response_model=RuntimeView, responses=CHANGING, operation_id="remove_runtime_route"
+)
+async def remove_route(runtime: Service, route_id: str) -> Response:
+    """Remove a route that was added; runs pinned to it fail at their next call."""
+    return json_response(await runtime.remove_route(route_id, expected_revision=None))
 
 
 @router.post("/permission-mode", response_model=RuntimeView, responses=CHANGING, operation_id="set_permission_mode")

@@ -65,6 +65,38 @@ def set_model(client: DaemonClient, selector: str, expected_revision: int | None
     client.show("POST", "runtime", "model", body=_change(expected_revision, provider=route, model=model))
 
 
+@runtime.command("set-route")
+@click.argument("route_id")
+@click.option("--file", "path", metavar="PATH", help="JSON file with the keys of a [routes.<id>] table.")
+@click.option("--json", "text", metavar="JSON", help="The same as an argument.")
+@click.option("--default", "make_default", is_flag=True, help="Make it the default route.")
+@expected_revision
+@pass_client
+def set_route(
+    client: DaemonClient,
+    route_id: str,
+    path: str | None,
+    text: str | None,
+    make_default: bool,
+    expected_revision: int | None,
+) -> None:
+    """Add or replace a route without a restart; its key is a secret that it names in auth_ref."""
+    if (path is None) == (text is None):
+        raise click.UsageError("give exactly one of --file and --json")
+    origin = "--json" if path is None else path
+    route = parse_object(parse_json(text or "" if path is None else read_text(path), origin), origin)
+    body = _change(expected_revision, route_id=route_id, route=route, make_default=make_default)
+    client.show("POST", "runtime", "routes", body=body)
+
+
+@runtime.command("remove-route")
+@click.argument("route_id")
+@pass_client
+def remove_route(client: DaemonClient, route_id: str) -> None:
+    """Remove a route that was added."""
+    client.show("DELETE", "runtime", "routes", route_id)
+
+
 @runtime.command("set-permission-mode")
 @click.argument("mode", type=click.Choice(list(PERMISSION_MODES)))
 @expected_revision

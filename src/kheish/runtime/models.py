@@ -22,6 +22,13 @@ class SetModel(Change):
     model: str
 
 
+class SetRoute(Change):
+    route_id: str = Field(max_length=200)
+    route: dict[str, JsonValue] | None
+    """The keys of a `[routes.<route_id>]` table, without `api_key`; null removes a route that was added."""
+    make_default: bool = False
+
+
 class SetPermissionMode(Change):
     mode: str
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -14,8 +14,9 @@ from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.core.problems import BadRequest, Problem
 from kheish.policy.modes import PermissionMode
 from kheish.policy.rules import RulePermissions
-from kheish.providers.routes import RouteInventory
+from kheish.providers.routes import RouteInventory, UnknownRoute
 from kheish.runtime import store
+from kheish.runtime.live_routes import ReadRoute, RouteIsDefault, RouteOfFile, checked, laid_over, tables_of
 from kheish.runtime.store import Revision
 from kheish.store.database import Database, Transaction
 from kheish.store.feed import Feed
@@ -39,17 +40,21 @@ class RuntimeSettings:
 
     permission_mode: PermissionMode
     default_route: str | None
+    """None: what the routes file or the command line says."""
     model: str | None
     """The default route's model where it differs from the route's own."""
     tool_limits: ToolRuntimeLimits
+    routes: Mapping[str, JsonObject] = field(default_factory=dict)
+    """Tables of routes that were added while the daemon ran."""
 
     def to_json(self) -> JsonObject:
-        return {
+        stored: JsonObject = {
             "permission_mode": self.permission_mode.value,
             "default_route": self.default_route,
             "model": self.model,
             "tool_limits": self.tool_limits.to_json(),
         }
+        return {**stored, "routes": dict(self.routes)} if self.routes else stored
 
 
 class Runtime:
@@ -62,25 +67,28 @@ class Runtime:
         feed: Feed,
         clock: Clock,
         inventory: RouteInventory,
+        read_route: ReadRoute,
+        routes_changed: Callable[[RouteInventory], None],
         permissions: RulePermissions,
         tool_names: tuple[str, ...],
         store_path: str,
         restart_policy: str,
     ) -> None:
+        """``inventory`` are the routes of the file or the command line; ``routes_changed`` is told of other routes."""
         self._database = database
         self._feed = feed
         self._clock = clock
+        self._base = inventory
         self._configured = inventory
         self._inventory = inventory
+        self._read_route = read_route
+        self._routes_changed = routes_changed
         self._permissions = permissions
         self._tool_names = tool_names
         self._store_path = store_path
         self._restart_policy = restart_policy
         self._settings = RuntimeSettings(
-            permission_mode=permissions.mode,
-            default_route=inventory.default_route,
-            model=None,
-            tool_limits=ToolRuntimeLimits(),
+            permission_mode=permissions.mode, default_route=None, model=None, tool_limits=ToolRuntimeLimits()
         )
         self._revision: Revision | None = None
         self._history_len = 0
@@ -89,6 +97,8 @@ class Runtime:
     def restore(self, connection: sqlite3.Connection) -> None:
         """Take up the last revision; called at boot, before any work."""
         newest = store.newest(connection)
+        tables = {} if newest is None else tables_of(newest.settings.get("routes"))
+        self._configure(laid_over(self._base, tables, self._read_route))
         if newest is None:
             return
         self._history_len = store.count(connection)
@@ -113,14 +123,10 @@ class Runtime:
             StoreUnavailable: the change could not be announced; the old routes are in force.
         """
         async with self._changing:
-            before = self._configured
-            chosen = self._settings.default_route != before.default_route or self._settings.model is not None
-            self._configured = inventory
-            settings = (
-                self._restored(self._settings.to_json())
-                if chosen
-                else replace(self._settings, default_route=inventory.default_route)
-            )
+            before = self._base, self._configured
+            self._base = inventory
+            self._configured = laid_over(inventory, self._settings.routes, self._read_route)
+            settings = self._restored(self._settings.to_json())
             try:
                 view = self._view(settings, self._revision, self._history_len)
                 data: JsonObject = {"type": "runtime_updated", "runtime": view}
@@ -130,9 +136,54 @@ class Runtime:
                     )
                 )
             except BaseException:
-                self._configured = before
+                self._base, self._configured = before
                 raise
+            self._configure(self._configured)
             self._apply(settings)
+
+    async def set_route(
+        self, route_id: str, table: JsonObject, *, make_default: bool, expected_revision: int | None
+    ) -> JsonObject:
+        """Add a route, or replace one; calls in flight end with the old one.
+
+        Raises:
+            RouteRefused: the table breaks a rule of routes files, holds a key, or names a missing secret.
+            RevisionConflict: ``expected_revision`` is not the current one.
+        """
+
+        def change(settings: RuntimeSettings) -> RuntimeSettings:
+            checked(route_id, table, self._read_route, self._base)
+            default = route_id if make_default or self._inventory.default_route is None else settings.default_route
+            same = default == self._inventory.default_route and not (make_default or default == route_id)
+            changed = replace(settings, routes={**settings.routes, route_id: table}, default_route=default)
+            return changed if same else replace(changed, model=None)
+
+        return await self._change("routes", change, expected_revision)
+
+    async def remove_route(self, route_id: str, *, expected_revision: int | None) -> JsonObject:
+        """Remove a route that was added; one of the file that it stood for is back. Runs that are pinned to it fail.
+
+        Raises:
+            UnknownRoute: there is none.
+            RouteOfFile: it stands in the routes file.
+            RouteIsDefault: it is the default, and nothing would stand in its place.
+            RevisionConflict: ``expected_revision`` is not the current one.
+        """
+
+        def change(settings: RuntimeSettings) -> RuntimeSettings:
+            left = {name: table for name, table in settings.routes.items() if name != route_id}
+            in_file = self._base.find(route_id) is not None
+            if len(left) == len(settings.routes):
+                if in_file:
+                    raise RouteOfFile(
+                        f"The route {route_id!r} stands in the routes file: edit the file and send SIGHUP."
+                    )
+                raise UnknownRoute(f"No route has the id {route_id!r}.")
+            if route_id == self._inventory.default_route and not in_file:
+                raise RouteIsDefault(f"{route_id!r} is the default route: choose another one with set-model first.")
+            return replace(settings, routes=left)
+
+        return await self._change("routes", change, expected_revision)
 
     async def revisions(self) -> list[JsonObject]:
         """Every kept revision, newest first."""
@@ -148,7 +199,7 @@ class Runtime:
         """
 
         def change(settings: RuntimeSettings) -> RuntimeSettings:
-            route_id = provider or settings.default_route
+            route_id = provider or self._inventory.default_route
             chosen = self._configured.resolve(route_id, model)
             own = self._configured.resolve(chosen.route_id).model
             return replace(settings, default_route=chosen.route_id, model=None if chosen.model == own else chosen.model)
@@ -188,6 +239,9 @@ class Runtime:
             if expected_revision is not None and expected_revision != self._number:
                 raise RevisionConflict(f"The current revision is {self._number}, not {expected_revision}.")
             settings = change(self._settings)
+            configured = self._configured
+            if settings.routes != self._settings.routes:
+                configured = laid_over(self._base, settings.routes, self._read_route)
             revision = Revision(
                 revision=self._number + 1,
                 at_ms=self._clock.now_ms(),
@@ -199,18 +253,30 @@ class Runtime:
             def unit(transaction: Transaction) -> tuple[int, JsonObject]:
                 store.append(transaction.connection, revision, keep=HISTORY_LIMIT)
                 history_len = store.count(transaction.connection)
-                view = self._view(settings, revision, history_len)
+                view = self._view(settings, revision, history_len, configured)
                 data: JsonObject = {"type": "runtime_updated", "runtime": view}
                 self._feed.append(transaction, type="runtime_updated", session_id=None, run_id=None, data=data)
                 return history_len, view
 
             self._history_len, view = await self._database.write(unit)
             self._revision = revision
+            if configured is not self._configured:
+                self._configure(configured)
             self._apply(settings)
             return view
 
-    def _view(self, settings: RuntimeSettings, revision: Revision | None, history_len: int) -> JsonObject:
-        inventory = self._with_default(settings)
+    def _configure(self, inventory: RouteInventory) -> None:
+        self._configured = inventory
+        self._routes_changed(inventory)
+
+    def _view(
+        self,
+        settings: RuntimeSettings,
+        revision: Revision | None,
+        history_len: int,
+        configured: RouteInventory | None = None,
+    ) -> JsonObject:
+        inventory = _with_default(configured or self._configured, settings)
         default = None if inventory.default_route is None else inventory.resolve().to_wire()
         shown: JsonObject = default or {}
         return {
@@ -233,11 +299,6 @@ class Runtime:
             },
         }
 
-    def _with_default(self, settings: RuntimeSettings) -> RouteInventory:
-        if settings.default_route is None:
-            return self._configured
-        return self._configured.with_default(settings.default_route, settings.model)
-
     @property
     def _number(self) -> int:
         return 0 if self._revision is None else self._revision.revision
@@ -245,23 +306,31 @@ class Runtime:
     def _apply(self, settings: RuntimeSettings) -> None:
         self._settings = settings
         self._permissions.set_mode(settings.permission_mode)
-        self._inventory = self._with_default(settings)
+        self._inventory = _with_default(self._configured, settings)
 
     def _restored(self, stored: JsonObject) -> RuntimeSettings:
         """The stored settings as far as this daemon's routes still allow them."""
         route_id, model = _text(stored.get("default_route")), _text(stored.get("model"))
         try:
-            self._configured.resolve(route_id, model)
+            if route_id is not None:
+                self._configured.resolve(route_id, model)
         except Problem as problem:
             log.warning("runtime.stored_route_unusable", route_id=route_id, model=model, detail=problem.detail)
-            route_id, model = self._configured.default_route, None
+            route_id, model = None, None
         limits = stored.get("tool_limits")
         return RuntimeSettings(
             permission_mode=permission_mode(str(stored["permission_mode"])),
             default_route=route_id,
             model=model,
             tool_limits=ToolRuntimeLimits.from_json(limits) if isinstance(limits, dict) else ToolRuntimeLimits(),
+            routes=tables_of(stored.get("routes")),
         )
+
+
+def _with_default(configured: RouteInventory, settings: RuntimeSettings) -> RouteInventory:
+    if settings.default_route is None:
+        return configured
+    return configured.with_default(settings.default_route, settings.model)
 
 
 def permission_mode(text: str) -> PermissionMode:
