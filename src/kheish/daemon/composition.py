@@ -146,7 +146,6 @@ async def open_daemon(
         stack.callback(lock.release)
         secret_store = _secret_store(settings)
         source = RouteSource(settings, secret_store, clock or SystemClock())
-        inventory = source.first()
         with explained(settings.state_root):
             database, feed = open_store(settings, open_database, stack)
             trail = _trail(settings, database, clock)
@@ -155,7 +154,7 @@ async def open_daemon(
             stack.push_async_callback(spans.close, _LAST_STOP_S)
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.stop)
-        providers = ProviderRegistry(inventory)
+        providers = ProviderRegistry(source.inventory)
         stack.push_async_callback(providers.aclose)
         parts = _Parts(
             settings=settings,
@@ -163,7 +162,6 @@ async def open_daemon(
             lock=lock,
             secret_store=secret_store,
             source=source,
-            inventory=inventory,
             database=database,
             feed=feed,
             trail=trail,
@@ -188,7 +186,6 @@ class _Parts:
     lock: StateLock
     secret_store: SecretStore
     source: RouteSource
-    inventory: RouteInventory
     database: SqliteDatabase
     feed: Feed
     trail: Trail
@@ -325,7 +322,7 @@ def _runtime(parts: _Parts, permissions: RulePermissions, tools: ToolRuntime) ->
         database=parts.database,
         feed=parts.feed,
         clock=parts.clock,
-        inventory=parts.inventory,
+        inventory=parts.source.inventory,
         read_route=parts.source.route,
         routes_changed=parts.routes_changed,
         permissions=permissions,

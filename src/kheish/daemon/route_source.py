@@ -30,17 +30,19 @@ class RouteSource:
     """The routes file or the flags of this daemon. Blocking: while it serves, call it off the event loop."""
 
     def __init__(self, settings: Settings, keys: KeyStore, clock: Clock) -> None:
-        self._settings = settings
-        self._keys = keys
-        self._clock = clock
-        self._loaded: JsonObject = {}
-
-    def first(self) -> RouteInventory:
-        """Read the routes at the start.
+        """Read the routes.
 
         Raises:
             RoutesError: they cannot be used, and empty routes are not allowed.
         """
+        self._settings = settings
+        self._keys = keys
+        self._clock = clock
+        self._loaded: JsonObject = {}
+        self.inventory = self._first()
+        """As of the start."""
+
+    def _first(self) -> RouteInventory:
         try:
             return self.again() if self._settings.routes_file is not None else self._from_flags()
         except RoutesError as problem:
@@ -88,7 +90,9 @@ class RouteSource:
         place = self._settings.state_root / PLACE
         temporary = place.with_name(f".{PLACE}.{os.getpid()}")
         try:
-            temporary.write_bytes(orjson.dumps(self._loaded, option=orjson.OPT_INDENT_2) + b"\n")
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(orjson.dumps(self._loaded, option=orjson.OPT_INDENT_2) + b"\n")
             temporary.replace(place)
         except OSError as error:
             log.warning("daemon.route_inventory_not_written", path=str(place), error=error.strerror)

@@ -31,7 +31,7 @@ _VERSION = 1
 Progress = Callable[[str, int, int], None]
 """Called with what is copied, how much of it is done and how much there is."""
 
-_LEFT_OUT = frozenset({"daemon.lock", root.BACKUPS, root.BLOBS, root.MASTER_KEY})
+_LEFT_OUT = frozenset({"daemon.lock", "route-inventory.json", root.BACKUPS, root.BLOBS, root.MASTER_KEY})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
