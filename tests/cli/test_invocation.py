@@ -141,7 +141,7 @@ def test_the_command_tree_is_the_documented_one() -> None:
     root = build()
     tree = {path for path, command in _commands(root, click.Context(root)) if not isinstance(command, CommandGroup)}
     assert tree == set(
-        """serve;status;capabilities;help;completion;events stream;doctor routes
+        """serve;up;status;capabilities;help;completion;events stream;doctor routes
         sessions list;sessions create;sessions get;sessions input;sessions chat;sessions events;sessions stream
         sessions set-route;sessions set-reply-targets;sessions clear-reply-targets;sessions interrupt;sessions end
         sessions approve;sessions deny;sessions vacuum

@@ -167,6 +167,9 @@ class FunctionModel:
     def provider_for(self, route: RouteRef) -> Provider:
         return self
 
+    def refresh(self, route: RouteRef) -> bool:
+        return False
+
     def terms_for(self, route: RouteRef) -> RouteTerms:
         return self.terms
 

@@ -12,7 +12,7 @@ from kheish.daemon.composition import open_daemon
 from kheish.daemon.settings import from_options
 from kheish.providers.tables import RoutesError
 from kheish.secrets import offline
-from tests.fakes.model_server import Answer, ModelServer, Request
+from tests.fakes.model_server import Answer, ModelServer, Refusal, Request
 from tests.http.house import House, opened
 
 pytestmark = pytest.mark.anyio
@@ -137,6 +137,37 @@ async def test_a_route_uses_the_secret_it_names_and_a_rotated_one_at_once(tmp_pa
     assert (refused.status_code, refused.json()["domain"], refused.json()["code"]) == (409, "routes", "route_not_ready")
     assert (broken["state"], broken["code"]) == ("error", "slot_missing")
     assert "hunter2" not in str(status) + str(broken)
+
+
+@pytest.mark.parametrize(("refusals", "status"), [(1, "completed"), (2, "failed"), (9, "failed")])
+async def test_a_refused_key_of_the_store_is_fetched_again_once(tmp_path: Path, refusals: int, status: str) -> None:
+    """Case 20 of the providers' contract."""
+
+    def respond(request: Request) -> Answer | Refusal:
+        refused = request.number < refusals
+        return Refusal(status=401, body={"error": {"message": "no such key"}}) if refused else Answer(text="ok")
+
+    offline.set_slot(tmp_path / "state", record("hunter2-one"), ENV)
+    with ModelServer(respond) as server:
+        async with opened(tmp_path, routes=ROUTES.format(url=server.url), environ=ENV) as house:
+            await house.session()
+            assert await _answered(house, "hi") == status
+            count = len(server.requests)
+            if status == "failed":
+                again = await _answered(house, "once more")
+                assert again == ("completed" if refusals == 2 else "failed")
+
+    assert count == 2
+
+
+async def test_a_refused_key_from_elsewhere_is_not_tried_again(tmp_path: Path) -> None:
+    with ModelServer(Refusal(status=401, body={"error": {"message": "no such key"}})) as server:
+        routes = ROUTES.format(url=server.url).replace('auth_ref = "local.key"', 'api_key = "hunter2-inline"')
+        async with opened(tmp_path, routes=routes, environ=ENV) as house:
+            await house.session()
+            assert await _answered(house, "hi") == "failed"
+
+    assert len(server.requests) == 1
 
 
 async def test_a_secret_of_another_provider_makes_the_route_unready(tmp_path: Path) -> None:

@@ -172,6 +172,41 @@ serve = CommandLeaf(
 )
 
 
+def _up(no_open: bool, **options: object) -> None:
+    from kheish.daemon.onboarding import ensure_master_key, state_root_of, welcome
+    from kheish.daemon.serve import main
+
+    mode = options["permission_mode"]
+    options["permission_mode"] = None if mode is None else PERMISSION_MODES[str(mode)]
+    options["allow_empty_routes"] = True
+    try:
+        ensure_master_key(state_root_of(options), os.environ)
+    except OSError as error:
+        raise Failure(f"the master key of the secret store cannot be made: {error.strerror}") from None
+
+    def ready(bind_addr: str, has_routes: bool) -> None:
+        click.echo(welcome(bind_addr, has_routes=has_routes))
+
+    raise click.exceptions.Exit(main(options, on_ready=ready))
+
+
+up = CommandLeaf(
+    "up",
+    params=[
+        *SERVE_OPTIONS,
+        click.Option(
+            ["--no-open"],
+            is_flag=True,
+            envvar="KHEISH_NO_OPEN",
+            show_envvar=True,
+            help="Open no browser. This release opens none: it has no console yet.",
+        ),
+    ],
+    callback=_up,
+    help="Serve, also without any model route, and with a master key that is made once.",
+)
+
+
 @click.command(cls=CommandLeaf)
 @pass_client
 def status(client: DaemonClient) -> None:

@@ -8,6 +8,7 @@ COMMANDS = (
     CommandEntry(
         name="serve", target="kheish.daemon.cli:serve", help="Run the daemon (the default).", aliases=("start",)
     ),
+    CommandEntry(name="up", target="kheish.daemon.cli:up", help="Run the daemon on a machine that has nothing yet."),
     CommandEntry(name="status", target="kheish.daemon.cli:status", help="Everything an operator looks at first."),
     CommandEntry(name="doctor", target="kheish.daemon.cli:doctor", help="Check the daemon, and say what to do."),
     CommandEntry(name="capabilities", target="kheish.daemon.cli:capabilities", help="What the daemon can do."),

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -46,14 +46,22 @@ class CannotListen(Problem):
     code, status = "cannot_listen", 500
 
 
-def main(options: dict[str, object], *, open_database: OpenDatabase = SqliteDatabase) -> int:
-    """Run `serve` on the database that ``open_database`` gives until a signal ends it; returns the exit status."""
+def main(
+    options: dict[str, object],
+    *,
+    open_database: OpenDatabase = SqliteDatabase,
+    on_ready: Callable[[str, bool], None] | None = None,
+) -> int:
+    """Run `serve` on the database that ``open_database`` gives until a signal ends it; returns the exit status.
+
+    ``on_ready`` is told the address that is listened on, and whether there is a model route.
+    """
     try:
         settings = from_options(options)
         redactor = Redactor()
         logs.configure(log_format=settings.log_format, log_level=settings.log_level, redactor=redactor)
         _close_to_children()
-        return uvloop.run(_serve(settings, redactor, open_database))
+        return uvloop.run(_serve(settings, redactor, open_database, on_ready))
     except Problem as problem:
         sys.stderr.write(f"error: {problem.detail}\n")
         return 1
@@ -65,7 +73,12 @@ def _close_to_children() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-async def _serve(settings: Settings, redactor: Redactor, open_database: OpenDatabase) -> int:
+async def _serve(
+    settings: Settings,
+    redactor: Redactor,
+    open_database: OpenDatabase,
+    on_ready: Callable[[str, bool], None] | None,
+) -> int:
     stop = _Stop()
     stop.watch()
     if settings.max_turns == 0:
@@ -81,6 +94,8 @@ async def _serve(settings: Settings, redactor: Redactor, open_database: OpenData
             _reload_on_hangup(daemon)
             log.info("daemon.ready", url=daemon.board.base_url, pid=os.getpid(), state_root=str(settings.state_root))
             service_manager.tell(settings.environ, service_manager.READY)
+            if on_ready is not None:
+                on_ready(daemon.board.bind_addr, daemon.board.has_routes)
             await server.until_stopped(stop.requested)
             status = 0 if stop.requested.is_set() else 1
             service_manager.tell(settings.environ, service_manager.STOPPING)

@@ -117,6 +117,10 @@ class StatusBoard:
     def base_url(self) -> str:
         return f"http://{self.bind_addr}"
 
+    @property
+    def has_routes(self) -> bool:
+        return bool(self._runtime.routes().routes)
+
     async def snapshot(self) -> dict[str, object]:
         """`GET /v1/status`."""
         started = time.monotonic()

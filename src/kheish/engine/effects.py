@@ -46,7 +46,7 @@ from kheish.engine.session_memory import SUMMARY_REQUEST
 from kheish.engine.state import CallState, RunState
 from kheish.engine.tokens import standing_tokens
 from kheish.engine.window import WindowPolicy, window_policy
-from kheish.providers.protocol import Continuation, ModelReply, ModelRequest, ProviderError, TextDelta
+from kheish.providers.protocol import Continuation, ErrorKind, ModelReply, ModelRequest, ProviderError, TextDelta
 from kheish.providers.structured_output import fault_in
 from kheish.tools.limits import ToolRuntimeLimits
 from kheish.tools.protocol import OutputEmitted, Prepared, Replay, TodosWritten, ToolCall, ToolContext, ToolOutcome
@@ -55,6 +55,7 @@ from kheish.tools.runtime import BatchBudget, ToolRuntime
 log = structlog.get_logger(__name__)
 
 STOPPED = "stopped"
+UNAUTHORIZED = 401
 INVALID_STRUCTURE = "structured_output_invalid"
 INTERRUPTED: JsonObject = {"error": "The call was stopped before it finished.", "interrupted": True}
 IN_DOUBT: JsonObject = {
@@ -76,6 +77,12 @@ def unusable(run: RunState, reply: ModelReply) -> tuple[str, str] | None:
     return (
         None if fault is None else (INVALID_STRUCTURE, f"the reply does not have the form that was asked for: {fault}")
     )
+
+
+def _refused_before(run: RunState, step: CallModel) -> bool:
+    """Whether an attempt of this very call was refused as unauthorised already."""
+    last = run.last_failure
+    return last is not None and (last.turn, last.kind) == (step.turn, ErrorKind.AUTH)
 
 
 def stopped_call(run: RunState, use: CredentialUse) -> ModelFailed:
@@ -262,6 +269,8 @@ class ModelCaller:
             at_once = error.retry_max_output_tokens is not None
             # The session's time does not go back with the clock.
             retry_at = max(self._clock.now_ms(), run.updated_at_ms) + (0 if at_once else wait)
+        elif error.status == UNAUTHORIZED and not _refused_before(run, step) and self._models.refresh(run.route):
+            retry_at = max(self._clock.now_ms(), run.updated_at_ms)
         elif error.retryable:
             message = f"{message} (gave up after {step.attempt} attempts)"
         return ModelFailed(

@@ -83,6 +83,10 @@ class Models(Protocol):
         """
         ...
 
+    def refresh(self, route: RouteRef) -> bool:
+        """The provider took the route's credential for none: get it anew. False: the route has no other one to get."""
+        ...
+
     def terms_for(self, route: RouteRef) -> RouteTerms:
         """Return when to call again and what a call costs."""
         ...

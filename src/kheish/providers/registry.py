@@ -59,6 +59,14 @@ class ProviderRegistry:
             provider = self._providers[route.route_id] = self._build(configured)
         return provider
 
+    def refresh(self, route: PinnedRoute) -> bool:
+        """Use the key that the secret store has now; False when the route's key is not from there."""
+        configured = self._inventory.find(route.route_id)
+        if configured is None or configured.auth_ref is None:
+            return False
+        self._providers.pop(route.route_id, None)
+        return True
+
     def terms_for(self, route: PinnedRoute) -> RouteTerms:
         """Return a pinned route's terms; those of its driver when the route is gone."""
         configured = self._inventory.find(route.route_id)
