@@ -96,12 +96,16 @@ class Daemon:
     tracer: Tracer | None
     supervisor: Supervisor
     reload: Callable[[], Awaitable[None]]
+    learn_models: Callable[[], Awaitable[None]] | None
+    """None: there is nothing to ask the vendors."""
     unfinished: tuple[str, ...]
     """Sessions with runs to go on with."""
 
     async def start(self) -> None:
         """Start the timers and go on with what an earlier process left unfinished."""
         self.supervisor.start("timers", self.engine.timers.serve)
+        if self.learn_models is not None:
+            self.supervisor.start("model-discovery", self.learn_models)
         await self.engine.recover(self.unfinished)
         if self.unfinished:
             log.info("daemon.recovered", sessions=len(self.unfinished))
@@ -265,6 +269,7 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
         tracer=tracer,
         supervisor=parts.supervisor,
         reload=partial(_reload, parts, runtime),
+        learn_models=partial(_learn_models, parts, runtime) if parts.source.asks_about_models else None,
         unfinished=tuple(database.run_offline(runs_store.live_sessions)),
     )
 
@@ -456,6 +461,12 @@ def _trail(settings: Settings, database: SqliteDatabase, clock: Clock | None) ->
 
 async def _reload(parts: _Parts, runtime: Runtime) -> None:
     await runtime.replace_routes(await asyncio.to_thread(parts.source.again))
+    await _learn_models(parts, runtime)
+
+
+async def _learn_models(parts: _Parts, runtime: Runtime) -> None:
+    if parts.source.asks_about_models:
+        await runtime.replace_routes(await asyncio.to_thread(parts.source.with_models))
 
 
 def _knowing(redactor: Redactor, store: SecretStore, master_key: bytes | None) -> Redactor:

@@ -14,6 +14,7 @@ from kheish.core.clock import Clock
 from kheish.core.jsonvalue import JsonObject
 from kheish.daemon.settings import Settings
 from kheish.providers.credentials import KeyStore
+from kheish.providers.openrouter_models import Discovery, asks, narrowed, wanted
 from kheish.providers.routes import Route, RouteInventory
 from kheish.providers.routes_file import load_routes, parse_route
 from kheish.providers.single_route import single_route
@@ -39,8 +40,10 @@ class RouteSource:
         self._keys = keys
         self._clock = clock
         self._loaded: JsonObject = {}
+        self.discovery = Discovery.DISABLED
+        """Whether the models of OpenRouter are looked up; set when the routes are read."""
         self.inventory = self._first()
-        """As of the start."""
+        """As they were read last."""
 
     def _first(self) -> RouteInventory:
         try:
@@ -63,13 +66,29 @@ class RouteSource:
             raise RoutesError("the routes came from the command line; only a routes file can be read again")
         digest = _digest(file)
         inventory = load_routes(file, self._settings.environ, default_route=default).with_keys(self._keys)
+        self.inventory = self._required_models(inventory)
         self._note(digest)
-        return inventory
+        return self.inventory
 
     def _from_flags(self) -> RouteInventory:
-        inventory = single_route(self._settings.single_route, self._settings.environ)
+        found = single_route(self._settings.single_route, self._settings.environ)
+        inventory = RouteInventory(routes=found.routes, default_route=found.default_route, keys=self._keys)
+        inventory = self._required_models(inventory)
         self._note(None)
-        return RouteInventory(routes=inventory.routes, default_route=inventory.default_route, keys=self._keys)
+        return inventory
+
+    def _required_models(self, inventory: RouteInventory) -> RouteInventory:
+        self.discovery = wanted(self._settings.environ)
+        return narrowed(inventory, self.discovery) if self.discovery is Discovery.REQUIRED else inventory
+
+    @property
+    def asks_about_models(self) -> bool:
+        """Whether a vendor is asked what its models can do, without waiting for it at the start."""
+        return self.discovery is Discovery.BEST_EFFORT and bool(asks(self.inventory, self.discovery))
+
+    def with_models(self) -> RouteInventory:
+        """The routes, narrowed to what their models can do as far as the vendor says; takes as long as the vendor."""
+        return narrowed(self.inventory, self.discovery)
 
     def route(self, route_id: str, table: JsonObject) -> Route:
         """Read the table of a route that is added while the daemon runs; paths start where those of the file do.
