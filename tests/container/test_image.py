@@ -41,6 +41,41 @@ def test_relative_roots_and_a_missing_routes_file_are_refused(image: Engine) -> 
         assert (status, text in said) == (64, True), said
 
 
+def test_roots_that_are_one_directory_are_refused(image: Engine, tmp_path: Path) -> None:
+    """Case 4."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "link").symlink_to("state")
+    tmp_path.chmod(0o755)
+    token = ("-v", f"{tmp_path}:/data", "-e", "KHEISH_DAEMON_ADMIN_TOKEN=x", "-e", "KHEISH_STATE_ROOT=/data/state")
+    for workspace in ("/data/state", "/data/link", "/data"):
+        status, said = refusal(image, *token, "-e", f"KHEISH_WORKSPACE_ROOT={workspace}")
+        assert (status, "must not resolve to the same directory" in said) == (64, True), said
+
+
+def test_modes_flags_and_secrets_that_cannot_be_are_refused(image: Engine, tmp_path: Path) -> None:
+    """Cases 7, 8, 9, 10 and 12."""
+    tmp_path.chmod(0o755)
+    for name, mode in (("token", 0o444), ("closed", 0o000)):
+        (tmp_path / name).write_text("hunter2")
+        (tmp_path / name).chmod(mode)
+    mounted = ("-v", f"{tmp_path}:/run/secrets:ro")
+    file = ("-e", "KHEISH_DAEMON_ADMIN_TOKEN_FILE=/run/secrets/token")
+    inline = ("-e", "KHEISH_DAEMON_ADMIN_TOKEN=hunter2")
+    key = "KHEISH_AUTH_STORE_MASTER_KEY"
+    offline = ("secrets", "list", "--offline", "--state-root", "/var/lib/kheish/state")
+    for options, command, text in (
+        ((*file, "-e", "KHEISH_HTTP_AUTH_MODE=auto"), (), "non-loopback binds require bearer"),
+        ((*file, *inline), (), "not both"),
+        (inline, ("serve", "--http-admin-token-file", "/run/secrets/token"), "not both"),
+        (("-e", f"{key}=x", "-e", f"{key}_FILE=/run/secrets/token"), offline, "not both"),
+        ((*file, "-e", f"{key}_FILE=/run/secrets"), (), "must point to a regular file"),
+        ((*file, "-e", f"{key}_FILE=/run/secrets/closed"), (), "is not readable"),
+        (file, ("serve", "--bind"), "--bind requires a value"),
+    ):
+        status, said = refusal(image, *mounted, *options, command=command)
+        assert (status, text in said, "hunter2" in said) == (64, True, False), (text, said)
+
+
 def test_without_auth_it_serves_on_loopback_only(image: Engine, tmp_path: Path) -> None:
     """Case 5 and 6."""
     shared = scripted(tmp_path / "etc")

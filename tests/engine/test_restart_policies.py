@@ -94,6 +94,16 @@ async def test_under_the_policy_interrupt_a_running_run_ends_interrupted_and_not
     assert len(of(e.ToolIntended, await entries(world))) == 1
 
 
+async def test_what_an_interrupted_call_left_half_written_is_cleared_away() -> None:
+    journal = await killed_while_running(World(calls_once("touch")), "touch")
+    world = await reborn(journal, policy=OnRestart.INTERRUPT)
+    await world.finish()
+
+    [intent] = of(e.ToolIntended, await entries(world))
+    assert world.touch.settled == [intent.call_id]
+    assert world.touch.executions == []
+
+
 async def test_the_session_goes_on_after_an_interrupt_and_the_model_reads_that_the_call_was_stopped() -> None:
     journal = await killed_while_running(World(calls_once("touch")), "touch")
     world = await reborn(journal, policy=OnRestart.INTERRUPT)

@@ -79,6 +79,8 @@ class RecordingTool:
     replay: Replay
     parallel: bool = False
     executions: list[JsonObject] = field(default_factory=list)
+    settled: list[str] = field(default_factory=list)
+    """Call ids it was asked about."""
     keys: dict[str, str] = field(default_factory=dict)
     """The idempotency key each call came with."""
     hold: asyncio.Event | None = None
@@ -110,6 +112,7 @@ class RecordingTool:
         return _Recording(self, call)
 
     async def settle(self, call: ToolCall, facts: JsonObject, context: ToolContext) -> ToolOutcome | None:
+        self.settled.append(call.id)
         return self.known
 
 

@@ -54,7 +54,10 @@ def gone(pid: int) -> bool:
     start = process_start_time(pid)
     if start is None:
         return True
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True  # it went while we looked
 
 
 def wait_until_gone(pid: int) -> None:

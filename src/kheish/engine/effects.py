@@ -432,6 +432,11 @@ class ToolCaller:
             raise
         return batch
 
+    async def clear_away(self, run: RunState) -> None:
+        """The run ends with calls in doubt: what they left half-written goes, what they did is not asked any more."""
+        for state in filter(_must_not_repeat, run.calls):
+            await self._look(state, self._context(run))
+
     async def _slot(self, state: CallState, context: ToolContext) -> _Slot:
         if state.denied:
             return _Slot(state=state, outcome=ToolOutcome(output=_refusal(state), is_error=True))

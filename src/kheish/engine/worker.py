@@ -268,6 +268,7 @@ class SessionWorker:
         """Take one step: True when an effect is in flight, False when there is nothing to do, None to decide again."""
         match step:
             case Finish():
+                await self._hands.tools.clear_away(run)
                 self._record(e.RunEnded(status=step.status, error=step.error, output=step.output), run.run_id)
                 self._hands.tools.forget(run.run_id)
             case FollowUp(entry=entry):
