@@ -354,6 +354,22 @@ class Visit:
                 self.search.add("POST /v1/runtime/secrets", answer)
         self.submit("look again", "local")
 
+    def routes(self) -> None:
+        """Added to the running daemon: a key is no part of one, and is not repeated from wherever it was put."""
+        secret = self.house.plant("in a route over HTTP")
+        good = {"driver": "openai", "default_model": "gpt-5.4", "auth_ref": "openai.prod"}
+        for changed in (
+            {},
+            {"api_key": secret},
+            {"driver": secret},
+            {"api_key_env": secret},
+            {"base_url": f"https://user:{secret}@example.com/"},
+            {"base_url": f"https://example.com/?key={secret}"},
+            {secret: secret},
+        ):
+            body = {"route_id": "added", "route": {**good, **changed}}
+            self.search.add("POST /v1/runtime/routes", self.caller.send("POST", "/v1/runtime/routes", body=body))
+
     def streams(self) -> None:
         """All that was ever told, up to a run that ends last."""
         last = self.submit("the end", "local")
@@ -391,6 +407,7 @@ class Visit:
         for words in ONLINE:
             self.cli(*words)
         self.cli("doctor", "routes", "--routes-file", routes)
+        self.cli("doctor", "routes", "--check-auth", "--check-references", "--canary", "--route", "inline")
         self.cli("secrets", "set", "by.env", "--provider", "generic", "--from-env", "NEW", NEW=new)
         self.cli("secrets", "set", "by.stdin", "--provider", "xai", "--stdin", given=new)
         self.cli("secrets", "set", "connectors.x", "--provider", "xai", "--stdin", given=new)
@@ -450,6 +467,7 @@ def test_no_planted_secret_comes_out_anywhere(tmp_path: Path, collector: str, in
             visit.children()
             visit.reload()
             visit.secrets()
+            visit.routes()
             visit.commands_online()
             visit.streams()
             visit.surfaces()
