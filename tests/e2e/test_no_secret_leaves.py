@@ -308,12 +308,16 @@ class Visit:
 
     def _process_table(self) -> bytes:
         seen = b""
-        for pid, folder in processes(self.daemon.pid).items():
+        table = processes(self.daemon.pid)
+        own = (table[self.daemon.pid] / "cmdline").read_bytes()
+        for folder in table.values():
             try:
                 line = (folder / "cmdline").read_bytes()
                 seen += line
                 self.search.add("process arguments", line)
-                if pid != self.daemon.pid:  # its own environment is where it got them from
+                # The daemon's environment is where it got them from; a child that has not begun its program yet is
+                # still the daemon's image, and closed to everybody but root like the daemon itself.
+                if line != own:
                     self.search.add("environment of a child", (folder / "environ").read_bytes())
             except OSError:
                 continue  # it has ended
