@@ -69,7 +69,9 @@ def _create() -> None:
     shutil.rmtree(VENV, ignore_errors=True)
     # Some systems ship Python without ensurepip; their own pip can then fill the environment.
     venv.create(VENV, with_pip=importlib.util.find_spec("ensurepip") is not None, symlinks=True)
-    _pip("install", "--require-hashes", "-r", str(LOCK))
+    # The lock is named as constraints, too: older releases of pip apply a pin to a package, not to the same package
+    # asked for with an extra, and would take the newest release for the latter.
+    _pip("install", "--require-hashes", "-r", str(LOCK), "-c", str(LOCK))
 
 
 def _install_project() -> None:
