@@ -12,9 +12,10 @@ from pathlib import Path
 
 import httpx2
 
-from bench.processes import Child, child, serve
+from bench.processes import TOKEN, Child, child, serve
 from bench.seeding import Place, seeding, templates
 
+_HEADERS = {"authorization": f"Bearer {TOKEN}"}
 ENTRIES = 10_000
 WINDOWS_TOKENS = (8_000, 128_000)
 """The first keeps the prompt small, so that what is left is the journal's; the second lets it fill up."""
@@ -66,7 +67,7 @@ async def _seed(place: Place) -> int:
 
 
 async def _measure(daemon: Child, turns: int, rounds: int) -> dict[str, float]:
-    async with httpx2.AsyncClient(base_url=daemon.url, timeout=120) as client:
+    async with httpx2.AsyncClient(base_url=daemon.url, timeout=120, headers=_HEADERS) as client:
         began = time.perf_counter()
         await _turn(client, _LONG)
         first_use_ms = (time.perf_counter() - began) * 1000

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_DEADLINE_S = 30.0
+TOKEN = "opens-a-daemon-of-the-bench"  # noqa: S105  # and nothing else
+"""Admin token of the bench's daemons: they run as people run them, with the gate closed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,10 +34,10 @@ class Child:
 
 
 @contextmanager
-def child(command: list[str], log: Path) -> Iterator[Child]:
-    """A process that says `ready <url>` or logs it as JSON; stopped on exit."""
+def child(command: list[str], log: Path, token: str | None = TOKEN) -> Iterator[Child]:
+    """A process that says `ready <url>` or logs it as JSON; stopped on exit. A daemon asks for ``token``."""
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment(token))
     try:
         yield Child(url=_url(process, log), pid=process.pid)
     finally:
@@ -44,6 +46,12 @@ def child(command: list[str], log: Path) -> Iterator[Child]:
             process.wait(15)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def environment(token: str | None = TOKEN) -> dict[str, str]:
+    """Ours without any setting of a daemon, but for the admin token; None leaves the gate open."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("KHEISH_")}
+    return bare if token is None else {**bare, "KHEISH_DAEMON_ADMIN_TOKEN": token}
 
 
 def serve(*, state: Path, workspace: Path, routes: Path, bind: str = "127.0.0.1:0") -> list[str]:

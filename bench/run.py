@@ -21,9 +21,10 @@ import httpx2
 
 from bench.boot import boot
 from bench.long_session import long_session
-from bench.processes import child, serve
+from bench.processes import TOKEN, child, serve
 
 HERE = Path(__file__).parent
+_HEADERS = {"authorization": f"Bearer {TOKEN}"}
 ROUTES = """
 [routes.bench]
 driver = "openai_compatible"
@@ -54,7 +55,7 @@ def rows(quick: bool) -> list[Row]:
 async def drive(url: str, row: Row, tag: str, create: bool) -> tuple[float, list[float]]:
     """Runs per second and the seconds of each run: every session submits and waits, one run after the other."""
     limits = httpx2.Limits(max_connections=None)
-    async with httpx2.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=60, limits=limits, headers=_HEADERS) as client:
         names = [f"bench-{tag}-{number}" for number in range(row.sessions)]
         if create:
             for name in names:

@@ -1,0 +1,81 @@
+"""What the bench finds: one figure a row, the daemon's beside another's of the same run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spread:
+    """The rounds of one figure."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, rounds: Sequence[float]) -> Spread:
+        return cls(median=statistics.median(rounds), low=min(rounds), high=max(rounds))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """One row of the table."""
+
+    key: str
+    """Stays the same for ever: what a later run is compared by."""
+    row: str
+    """What was measured, for people."""
+    unit: str
+    daemon: Spread
+    beside: Spread | None = None
+    """The same of what it is compared with; None for a figure that stands alone."""
+    beside_name: str = "floor"
+    ratio: Spread | None = None
+    """daemon / beside of each round, which took place side by side."""
+    better: Literal["higher", "lower"] = "lower"
+    aim: str = ""
+    """What is wanted, in words, as `at least 0.4`."""
+    note: str = ""
+
+
+def figure(
+    key: str,
+    row: str,
+    unit: str,
+    daemon: Sequence[float],
+    beside: Sequence[float] | None = None,
+    *,
+    beside_name: str = "floor",
+    better: Literal["higher", "lower"] = "lower",
+    aim: str = "",
+    note: str = "",
+) -> Figure:
+    """A figure from its rounds; those of ``daemon`` and ``beside`` belong together one by one."""
+    return Figure(
+        key=key,
+        row=row,
+        unit=unit,
+        daemon=Spread.of(daemon),
+        beside=None if beside is None else Spread.of(beside),
+        beside_name=beside_name,
+        ratio=None if beside is None else Spread.of([mine / bare for mine, bare in zip(daemon, beside, strict=True)]),
+        better=better,
+        aim=aim,
+        note=note,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """How much is measured."""
+
+    quick: bool
+    rounds: int = 3
+
+    def times(self, full: int, quick: int) -> int:
+        """A count that a quick run keeps small."""
+        return quick if self.quick else full
