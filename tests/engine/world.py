@@ -11,10 +11,10 @@ from kheish.core.jsonvalue import JsonObject
 from kheish.core.messages import FinishReason, Generation, Message, Role, ToolCallPart, ToolResultPart, Usage
 from kheish.core.messages import TextPart as Text
 from kheish.engine import entries as e
-from kheish.engine.effects import ModelCaller
 from kheish.engine.engine import Engine
 from kheish.engine.entries import Recorded, RouteRef
 from kheish.engine.journal import MemoryJournal
+from kheish.engine.model_calls import ModelCaller
 from kheish.engine.ports import Proposal, Rule
 from kheish.engine.state import RunState, SessionState, fold
 from kheish.policy.protocol import Behavior, Verdict

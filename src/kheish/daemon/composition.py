@@ -33,10 +33,10 @@ from kheish.daemon.state_root import OpenDatabase, explained, open_store, take_s
 from kheish.daemon.status import StatusBoard
 from kheish.daemon.supervisor import Supervisor
 from kheish.engine.budgets import Allowance
-from kheish.engine.effects import ModelCaller
 from kheish.engine.engine import Engine
 from kheish.engine.journal import DatabaseJournal
 from kheish.engine.lending import Lender
+from kheish.engine.model_calls import ModelCaller
 from kheish.engine.observing import ObservedJournal
 from kheish.engine.ports import Journal, Projection
 from kheish.engine.prompt import system_prompt

@@ -11,10 +11,11 @@ import structlog
 from kheish.core.clock import Clock
 from kheish.core.problems import Problem, StoreRejected, StoreUnavailable, StoreUnreadable
 from kheish.engine import entries as e
-from kheish.engine.effects import ModelCaller, ToolCaller
+from kheish.engine.effects import ToolCaller
 from kheish.engine.entries import OnRestart, RunStatus
 from kheish.engine.judge import Judge
 from kheish.engine.memory import SessionMemory, remembered
+from kheish.engine.model_calls import ModelCaller
 from kheish.engine.ports import Journal, Proposal, RecoveryCounts, Rule
 from kheish.engine.quarantine import Quarantine
 from kheish.engine.state import RunState, SessionState

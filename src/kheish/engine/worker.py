@@ -27,11 +27,12 @@ from kheish.engine.decide import (
     Wait,
     decide,
 )
-from kheish.engine.effects import ModelCaller, ToolBatch, ToolCaller, stopped_call
+from kheish.engine.effects import ToolBatch, ToolCaller
 from kheish.engine.entries import Recorded, RunStatus
 from kheish.engine.judge import Judge
 from kheish.engine.lending import Loan
 from kheish.engine.memory import Buffer, SessionMemory, remembered
+from kheish.engine.model_calls import ModelCaller, stopped_call
 from kheish.engine.ports import Journal, Proposal, Rule, Transition
 from kheish.engine.relief import relieve
 from kheish.engine.state import CallState, RunState, SessionState, advance, apply

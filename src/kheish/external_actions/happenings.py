@@ -10,8 +10,8 @@ from kheish.auth.audit_chain import Action, Phase
 from kheish.engine import entries as e
 from kheish.engine.codec import encode_entry
 from kheish.engine.decide import CallModel, decide
-from kheish.engine.effects import STOPPED
 from kheish.engine.entries import CredentialUse, Entry, Recorded, RunStatus
+from kheish.engine.model_calls import STOPPED
 from kheish.engine.ports import Transition
 from kheish.engine.relief import MODEL_DRIVEN
 from kheish.engine.state import RunState

@@ -1,0 +1,277 @@
+"""perform, the model's half: one attempt of a model call, streamed to whoever watches, and what to record of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import structlog
+
+from kheish.core.clock import Clock
+from kheish.core.ids import IdSource
+from kheish.core.messages import (
+    FinishReason,
+    Generation,
+    Message,
+    Part,
+    TextPart,
+    ToolCallPart,
+    ToolSpec,
+    Usage,
+    user_text,
+)
+from kheish.core.problems import Problem
+from kheish.engine.budgets import Allowance, BudgetExceeded
+from kheish.engine.context import Transcript
+from kheish.engine.decide import CallModel
+from kheish.engine.entries import Compacted, CredentialUse, ModelFailed, ModelReplied, RouteRef
+from kheish.engine.lending import Lender, Loan
+from kheish.engine.ports import LiveEvents, Models
+from kheish.engine.relief import MODEL_DRIVEN, SESSION_MEMORY, compaction
+from kheish.engine.session_memory import SUMMARY_REQUEST
+from kheish.engine.state import RunState
+from kheish.engine.tokens import standing_tokens
+from kheish.engine.window import WindowPolicy, window_policy
+from kheish.providers.protocol import Continuation, ErrorKind, ModelReply, ModelRequest, ProviderError, TextDelta
+from kheish.providers.structured_output import fault_in
+from kheish.tools.runtime import ToolRuntime
+
+log = structlog.get_logger(__name__)
+
+STOPPED = "stopped"
+UNAUTHORIZED = 401
+INVALID_STRUCTURE = "structured_output_invalid"
+
+
+def unusable(run: RunState, reply: ModelReply) -> tuple[str, str] | None:
+    """Return kind and message of what makes a whole reply a failed turn; None when nothing does."""
+    wanted = run.generation.response_format
+    if wanted.type != "structured_json" or reply.finish_reason in (FinishReason.MAX_TOKENS, FinishReason.BLOCKED):
+        return None  # what was cut off is continued first, what was blocked has its own end
+    if any(isinstance(part, ToolCallPart) for part in reply.parts):
+        return None
+    text = run.partial_text + "".join(part.text for part in reply.parts if isinstance(part, TextPart))
+    fault = fault_in(text, wanted.schema)
+    return (
+        None if fault is None else (INVALID_STRUCTURE, f"the reply does not have the form that was asked for: {fault}")
+    )
+
+
+def _refused_before(run: RunState, step: CallModel) -> bool:
+    """Whether an attempt of this very call was refused as unauthorised already."""
+    last = run.last_failure
+    return last is not None and (last.turn, last.kind) == (step.turn, ErrorKind.AUTH)
+
+
+def stopped_call(run: RunState, use: CredentialUse) -> ModelFailed:
+    """What is recorded of a call that a stop cut off: that it was made."""
+    said = "the run was stopped while the model answered"
+    return ModelFailed(turn=run.turn + 1, attempt=run.failed_attempts + 1, kind=STOPPED, message=said, access=use)
+
+
+class ModelCaller:
+    """Makes one attempt of a model call and says what to record."""
+
+    def __init__(
+        self,
+        *,
+        models: Models,
+        tools: ToolRuntime,
+        live: LiveEvents,
+        clock: Clock,
+        ids: IdSource,
+        system: Callable[[RunState], tuple[str, ...]],
+        allowance: Allowance | None = None,
+        lender: Lender | None = None,
+    ) -> None:
+        self._models = models
+        self._lender = lender
+        self._allowance = allowance or Allowance()
+        self._tools = tools
+        self._live = live
+        self._clock = clock
+        self._ids = ids
+        self._system = system
+        self._standing: tuple[tuple[str, ...], tuple[ToolSpec, ...], int] | None = None
+
+    def loan(self) -> Loan:
+        """What one call will borrow."""
+        return Loan(self._lender)
+
+    async def call(
+        self,
+        run: RunState,
+        step: CallModel,
+        messages: tuple[Message, ...],
+        loan: Loan,
+        continuation: tuple[RouteRef, Continuation] | None = None,
+    ) -> ModelReplied | ModelFailed:
+        """Stream one reply; deltas go to the live feed."""
+        self._announce(run, step)
+        failed = partial(ModelFailed, turn=step.turn, attempt=step.attempt)
+        try:
+            spent = await self._allowance.require(run)
+            reply = await self._stream(run, step, self._request(run, step, messages, continuation), loan)
+        except ProviderError as error:
+            return replace(self._failure(run, step, error), access=loan.use)
+        except Problem as problem:
+            return failed(kind=problem.code, message=problem.detail, access=loan.use)
+        overdrawn = self._allowance.fault(run, spent, reply.usage)
+        fault = unusable(run, reply) if overdrawn is None else (BudgetExceeded.code, overdrawn)
+        if fault is not None:
+            kind, message = fault
+            return failed(kind=kind, message=message, usage=reply.usage, access=loan.use)
+        return ModelReplied(
+            turn=step.turn,
+            message_id=self._ids.new("msg"),
+            parts=self._with_call_ids(reply),
+            finish_reason=reply.finish_reason,
+            usage=reply.usage,
+            response_id=reply.response_id,
+            access=loan.use,
+        )
+
+    def standing_tokens(self, run: RunState) -> int:
+        """About what every request of the run carries beside its messages."""
+        system, tools = self._system(run), self._tools.specs()
+        known = self._standing
+        if known is None or known[0] != system or known[1] is not tools:
+            known = self._standing = (system, tools, standing_tokens(system, tools))
+        return known[2]
+
+    async def summarise(self, run: RunState, window: Transcript, loan: Loan) -> Compacted:
+        """Have the model condense the window; where it cannot, the session's own facts do."""
+        policy = window_policy(run.route, run.generation, run.max_output_tokens)
+        turn = run.turn + 1
+        self._trace(run, {"kind": "compaction", "phase": "summarising", "turn": turn, "model": run.route.model})
+        reply = await self._summary(run, window, policy, loan)
+        text = "" if reply is None else "".join(part.text for part in reply.parts if isinstance(part, TextPart))
+        strategy = MODEL_DRIVEN if text.strip() else SESSION_MEMORY
+        said, usage = text.strip(), Usage() if reply is None else reply.usage
+        made = compaction(window, policy, turn=turn, strategy=strategy, text=said, usage=usage)
+        if made is None:  # the facts alone would keep every message: they say less than a summary
+            made = compaction(window, policy, turn=turn, strategy=strategy, text=said, usage=usage, least=True)
+        assert made is not None
+        return replace(made, access=loan.use)
+
+    async def _summary(self, run: RunState, window: Transcript, policy: WindowPolicy, loan: Loan) -> ModelReply | None:
+        generation = Generation(
+            max_output_tokens=policy.summary_max,
+            temperature=run.generation.temperature,
+        )
+        request = ModelRequest(
+            model=run.route.model,
+            system=self._system(run),
+            messages=(*window.messages(), user_text(SUMMARY_REQUEST)),
+            # Offered although none may be called: some providers refuse calls in the history without them.
+            tools=self._tools.specs(),
+            generation=generation,
+            cache_key=run.session_id,
+            before_send=loan.before_send,
+        )
+        final: ModelReply | None = None
+        try:
+            await self._allowance.require(run)
+            provider = self._models.provider_for(run.route)
+            await loan.take(run)
+            async for item in provider.stream(request):
+                if isinstance(item, ModelReply):
+                    final = self._priced(run, request.model, item)
+        except (ProviderError, Problem) as error:
+            log.warning("compaction.no_summary", run_id=run.run_id, error=str(error))
+        return final
+
+    async def _stream(self, run: RunState, step: CallModel, request: ModelRequest, loan: Loan) -> ModelReply:
+        provider = self._models.provider_for(run.route)
+        await loan.take(run)
+        final: ModelReply | None = None
+        async for item in provider.stream(replace(request, before_send=loan.before_send)):
+            match item:
+                case TextDelta(text=text, part=part):
+                    data = {"turn": step.turn, "attempt": step.attempt, "part": part, "text": text}
+                    self._publish(run, "output_delta", data)
+                case ModelReply():
+                    final = item
+        if final is None:
+            raise AssertionError(f"the {provider.driver} adapter ended without a reply")
+        return self._priced(run, request.model, final)
+
+    def _priced(self, run: RunState, model: str, reply: ModelReply) -> ModelReply:
+        return replace(reply, usage=self._models.terms_for(run.route).priced(model, reply.usage))
+
+    def _request(
+        self,
+        run: RunState,
+        step: CallModel,
+        messages: tuple[Message, ...],
+        continuation: tuple[RouteRef, Continuation] | None,
+    ) -> ModelRequest:
+        base = run.generation
+        route, continues = continuation or (None, None)
+        same = route is not None and (route.route_id, route.driver) == (run.route.route_id, run.route.driver)
+        fallback = base.fallback_model if step.attempt - run.overflows > 1 else None
+        generation: Generation = replace(
+            base,
+            tool_choice=run.tool_choice or base.tool_choice,
+            max_output_tokens=run.max_output_tokens or base.max_output_tokens,
+        )
+        return ModelRequest(
+            model=fallback or run.route.model,
+            system=self._system(run),
+            messages=messages,
+            tools=self._tools.specs(),
+            generation=generation,
+            cache_key=run.session_id,
+            continues=continues if same else None,
+        )
+
+    def _with_call_ids(self, reply: ModelReply) -> tuple[Part, ...]:
+        parts: list[Part] = []
+        for part in reply.parts:
+            if not isinstance(part, ToolCallPart):
+                parts.append(part)
+            # Arguments cut off by the output ceiling are no call at all.
+            elif part.invalid_input is None or reply.finish_reason is not FinishReason.MAX_TOKENS:
+                parts.append(replace(part, call_id=self._ids.new("call")))
+        return tuple(parts)
+
+    def _failure(self, run: RunState, step: CallModel, error: ProviderError) -> ModelFailed:
+        retry_at = None
+        message = error.message
+        # A refusal as too large is no failed attempt: what follows it is another request.
+        retry = self._models.terms_for(run.route).retry
+        if error.retryable and step.attempt - run.overflows < retry.attempts:
+            wait = error.retry_after_ms
+            if wait is None:
+                wait = retry.wait_ms(step.attempt, f"{run.run_id}:{step.turn}")
+            at_once = error.retry_max_output_tokens is not None
+            # The session's time does not go back with the clock.
+            retry_at = max(self._clock.now_ms(), run.updated_at_ms) + (0 if at_once else wait)
+        elif error.status == UNAUTHORIZED and not _refused_before(run, step) and self._models.refresh(run.route):
+            retry_at = max(self._clock.now_ms(), run.updated_at_ms)
+        elif error.retryable:
+            message = f"{message} (gave up after {step.attempt} attempts)"
+        return ModelFailed(
+            turn=step.turn,
+            attempt=step.attempt,
+            kind=error.kind.value,
+            message=message,
+            retry_at_ms=retry_at,
+            max_output_tokens=error.retry_max_output_tokens,
+        )
+
+    def _announce(self, run: RunState, step: CallModel) -> None:
+        if step.attempt > 1:
+            self._publish(run, "output_reset", {"turn": step.turn, "attempt": step.attempt})
+        started = {"kind": "model_started", "turn": step.turn, "attempt": step.attempt, "model": run.route.model}
+        self._trace(run, started)
+
+    def _trace(self, run: RunState, trace: dict[str, object]) -> None:
+        identity = {"session_id": run.session_id, "agent_id": run.agent_id, "run_id": run.run_id}
+        self._publish(run, "trace", {"trace": {**identity, "timestamp": self._clock.now_ms(), **trace}})
+
+    def _publish(self, run: RunState, kind: str, data: dict[str, object]) -> None:
+        scope: dict[str, object] = {"run_id": run.run_id, "session_id": run.session_id}
+        event = {"type": kind, **data} if kind == "trace" else {"type": kind, **scope, **data}
+        self._live.publish_live(kind, session_id=run.session_id, run_id=run.run_id, data=event)
