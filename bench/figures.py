@@ -38,7 +38,7 @@ class Figure:
     """daemon / beside of each round, which took place side by side."""
     better: Literal["higher", "lower"] = "lower"
     aim: str = ""
-    """What is wanted, in words, as `at least 0.4`."""
+    """What is wanted, in words: `at least 0.4` is of the ratio, `at most 90 MB` of the figure in its own unit."""
     note: str = ""
 
 
@@ -67,6 +67,19 @@ def figure(
         aim=aim,
         note=note,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Results:
+    """Everything one run of the bench found."""
+
+    scale: Literal["quick", "full"]
+    rounds: int
+    taken_at: str
+    """UTC, to the minute."""
+    machine: str
+    """In words, as `2 cores, Linux, Python 3.11.7`."""
+    figures: tuple[Figure, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,17 +1,17 @@
 """The floor: a bare loop with the daemon's commits, model calls and HTTP edge, and no features at all.
 
 It makes exactly the commits of a run (two without, four with one tool), calls the same model server with the same
-HTTP client, and answers the same submit-and-wait request. What the daemon costs beyond this is the price of its
-features.
+HTTP client, sends the whole conversation of the session like the daemon, and answers the same submit-and-wait request.
+What the daemon costs beyond this is the price of its features.
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 from pathlib import Path
 
-import httpx2
 import orjson
 import uvicorn
 from starlette.applications import Starlette
@@ -19,8 +19,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from kheish.providers.transport import new_client
 from kheish.store.database import SqliteDatabase, Transaction
 
+Message = dict[str, object]
 _TABLE = "CREATE TABLE rows (id INTEGER PRIMARY KEY, session_id TEXT NOT NULL, body TEXT NOT NULL)"
 _INSERT = "INSERT INTO rows (session_id, body) VALUES (?, ?)"
 
@@ -31,25 +33,46 @@ class Floor:
     def __init__(self, *, state: Path, model_url: str, workspace: Path) -> None:
         self._database = SqliteDatabase(state)
         self._database.run_offline(lambda connection: connection.execute(_TABLE))
-        self._client = httpx2.AsyncClient(timeout=60, limits=httpx2.Limits(max_connections=None))
+        self._client = new_client()
         self._url = f"{model_url}/v1/chat/completions"
         self._workspace = workspace
+        self._conversations: dict[str, list[Message]] = {}
+        self._submitted: set[asyncio.Task[str]] = set()
 
-    async def run(self, request: Request) -> Response:
-        """Submit and wait: accepted, model, (tool, model,) done."""
+    async def wait(self, request: Request) -> Response:
+        """Submit and wait."""
+        output = await self._finish(request.path_params["session_id"], await self._accept(request))
+        return Response(orjson.dumps({"status": "completed", "output": output}), media_type="application/json")
+
+    async def submit(self, request: Request) -> Response:
+        """Answer as soon as the input is durable; the run goes on."""
+        messages = await self._accept(request)
+        task = asyncio.create_task(self._finish(request.path_params["session_id"], messages))
+        self._submitted.add(task)
+        task.add_done_callback(self._submitted.discard)
+        return Response(b'{"status":"queued"}', status_code=202, media_type="application/json")
+
+    async def _accept(self, request: Request) -> list[Message]:
         session_id = request.path_params["session_id"]
         content = orjson.loads(await request.body())["content"]
-        messages: list[dict[str, object]] = [{"role": "user", "content": content}]
         await self._record(session_id, {"accepted": content})
-        reply = await self._call(messages)
-        while calls := reply["calls"]:
-            await self._record(session_id, {"reply": reply, "intent": calls})
+        messages = self._conversations.setdefault(session_id, [])
+        messages.append({"role": "user", "content": content})
+        return messages
+
+    async def _finish(self, session_id: str, messages: list[Message]) -> str:
+        """Model, (tool, model,) done."""
+        text, calls = await self._call(messages)
+        while calls:
+            await self._record(session_id, {"reply": text, "intent": calls})
             output = (self._workspace / "note.txt").read_text()
-            messages += [{"role": "assistant", "tool_calls": calls}, {"role": "tool", "content": output}]
             await self._record(session_id, {"result": output})
-            reply = await self._call(messages)
-        await self._record(session_id, {"reply": reply, "done": True})
-        return Response(orjson.dumps({"status": "completed", "output": reply["text"]}), media_type="application/json")
+            messages.append({"role": "assistant", "content": text, "tool_calls": calls})
+            messages += [{"role": "tool", "tool_call_id": call["id"], "content": output} for call in calls]
+            text, calls = await self._call(messages)
+        await self._record(session_id, {"reply": text, "done": True})
+        messages.append({"role": "assistant", "content": text})
+        return text
 
     async def _record(self, session_id: str, body: object) -> None:
         text = orjson.dumps(body).decode()
@@ -59,9 +82,9 @@ class Floor:
 
         await self._database.write(unit)
 
-    async def _call(self, messages: list[dict[str, object]]) -> dict[str, object]:
+    async def _call(self, messages: list[Message]) -> tuple[str, list[Message]]:
         text = ""
-        calls: list[object] = []
+        calls: list[Message] = []
         body = orjson.dumps({"model": "m", "stream": True, "messages": messages})
         async with self._client.stream("POST", self._url, content=body) as response:
             async for line in response.aiter_lines():
@@ -70,15 +93,20 @@ class Floor:
                 delta = orjson.loads(line[6:])["choices"][0]["delta"]
                 text += delta.get("content") or ""
                 calls += delta.get("tool_calls") or []
-        return {"text": text, "calls": calls}
+        return text, calls
 
 
 def main(state: str, workspace: str, model_url: str) -> None:
     floor = Floor(state=Path(state), model_url=model_url, workspace=Path(workspace))
-    app = Starlette(routes=[Route("/v1/sessions/{session_id}/input", floor.run, methods=["POST"])])
+    routes = [
+        Route("/v1/sessions/{session_id}/input", floor.wait, methods=["POST"]),
+        Route("/v1/sessions/{session_id}/runs", floor.submit, methods=["POST"]),
+    ]
     listener = socket.create_server(("127.0.0.1", 0))
     print(f"ready http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, loop="uvloop", http="httptools")
+    config = uvicorn.Config(
+        Starlette(routes=routes), log_level="warning", access_log=False, loop="uvloop", http="httptools"
+    )
     uvicorn.Server(config).run(sockets=[listener])
 
 

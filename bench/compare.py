@@ -1,0 +1,108 @@
+"""What moved between two runs of the bench, outside of the spread of both. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.figures import Figure, Results, Spread
+from bench.report import LIMIT, spread
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Move:
+    """One figure that is elsewhere now."""
+
+    key: str
+    row: str
+    by: Literal["ratio", "absolute"]
+    """Ratios were taken side by side; absolutes belong to their machine and minute."""
+    unit: str
+    before: Spread
+    after: Spread
+    way: Literal["better", "worse"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    moved: tuple[Move, ...]
+    steady: int
+    """Figures of both runs that did not move."""
+    gone: tuple[str, ...]
+    """Keys that only the first has."""
+    new: tuple[str, ...]
+    """Keys that only the second has."""
+    machine: tuple[tuple[str, float], ...]
+    """Each limit of the machine by its row: second / first. What is far from 1 makes absolutes tell little."""
+
+
+def compare(before: Results, after: Results) -> Comparison:
+    """Compare figure by figure; limits of the machine are told apart and judged by nobody."""
+    first, second = _by_key(before), _by_key(after)
+    both = [key for key in first if key in second]
+    judged = [key for key in both if not key.startswith(LIMIT)]
+    moves = [_move(first[key], second[key]) for key in judged]
+    moved = tuple(move for move in moves if move is not None)
+    return Comparison(
+        moved=moved,
+        steady=len(judged) - len(moved),
+        gone=tuple(key for key in first if key not in second),
+        new=tuple(key for key in second if key not in first),
+        machine=tuple(
+            (second[key].row, second[key].daemon.median / first[key].daemon.median)
+            for key in both
+            if key.startswith(LIMIT) and first[key].daemon.median
+        ),
+    )
+
+
+def outside(before: Spread, after: Spread) -> bool:
+    """Whether each median lies outside of the other's rounds. Either alone happens by chance, with three rounds."""
+    return not before.low <= after.median <= before.high and not after.low <= before.median <= after.high
+
+
+def lines(found: Comparison, before: Results, after: Results) -> list[str]:
+    """For people."""
+    said = [f"compared with {before.scale} results of {before.taken_at} ({before.machine}):"]
+    if before.scale != after.scale:
+        said.append(f"  those are {before.scale} and these {after.scale}: fewer runs spread wider")
+    said += [
+        f"  {move.way:<6}  {move.row}: {move.by} {spread(move.before)} -> {spread(move.after)}{_unit(move)}"
+        for move in found.moved
+    ]
+    said.append(f"  {len(found.moved)} moved, {found.steady} stayed within their spread")
+    if any(move.by == "absolute" for move in found.moved):
+        said.append("  absolutes belong to their machine and minute; ratios were taken side by side")
+    if found.machine:
+        said.append("  the machine, now / then: " + ", ".join(f"{row} {ratio:.2f}" for row, ratio in found.machine))
+    said += [
+        f"  {what}: {', '.join(keys)}" for what, keys in (("not measured now", found.gone), ("new", found.new)) if keys
+    ]
+    return said
+
+
+def _move(before: Figure, after: Figure) -> Move | None:
+    by: Literal["ratio", "absolute"] = "absolute"
+    was, now = before.daemon, after.daemon
+    if before.ratio is not None and after.ratio is not None:
+        by, was, now = "ratio", before.ratio, after.ratio
+    if not outside(was, now):
+        return None
+    better = (now.median > was.median) == (after.better == "higher")
+    return Move(
+        key=after.key,
+        row=after.row,
+        by=by,
+        unit=after.unit,
+        before=was,
+        after=now,
+        way="better" if better else "worse",
+    )
+
+
+def _by_key(results: Results) -> dict[str, Figure]:
+    return {figure.key: figure for figure in results.figures}
+
+
+def _unit(move: Move) -> str:
+    return f" {move.unit}" if move.by == "absolute" else ""
