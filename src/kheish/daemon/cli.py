@@ -14,6 +14,7 @@ from kheish.cli.global_options import global_options
 from kheish.cli.output import print_json, printable
 from kheish.cli.root import CommandGroup, CommandLeaf
 from kheish.cli.streams import cursor_option, print_events
+from kheish.daemon.server_side import serve_main
 from kheish.runtime.cli import PERMISSION_MODES
 
 _PROVIDERS = ("anthropic", "google", "openai", "openrouter", "xai", "openai_compatible")
@@ -156,12 +157,9 @@ SERVE_OPTIONS: tuple[click.Parameter, ...] = (
 
 
 def _serve(**options: object) -> None:
-    # Late: the server side takes longer to import than `--help` may take.
-    from kheish.daemon.serve import main
-
     mode = options["permission_mode"]
     options["permission_mode"] = None if mode is None else PERMISSION_MODES[str(mode)]
-    raise click.exceptions.Exit(main(options))
+    raise click.exceptions.Exit(serve_main()(options))
 
 
 serve = CommandLeaf(
@@ -173,8 +171,8 @@ serve = CommandLeaf(
 
 
 def _up(no_open: bool, **options: object) -> None:
+    main = serve_main()
     from kheish.daemon.onboarding import ensure_master_key, state_root_of, welcome
-    from kheish.daemon.serve import main
 
     mode = options["permission_mode"]
     options["permission_mode"] = None if mode is None else PERMISSION_MODES[str(mode)]

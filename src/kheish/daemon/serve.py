@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -96,6 +97,7 @@ async def _serve(
             service_manager.tell(settings.environ, service_manager.READY)
             if on_ready is not None:
                 on_ready(daemon.board.bind_addr, daemon.board.has_routes)
+            _keep_for_good()
             await server.until_stopped(stop.requested)
             status = 0 if stop.requested.is_set() else 1
             service_manager.tell(settings.environ, service_manager.STOPPING)
@@ -117,6 +119,12 @@ def _tell_address(file: Path | None, address: str) -> None:
         temporary.replace(file)
     except OSError as error:
         log.warning("daemon.bound_address_not_written", path=str(file), error=error.strerror)
+
+
+def _keep_for_good() -> None:
+    """What the start made lives as long as the process: no collection looks through it again."""
+    gc.freeze()
+    gc.enable()
 
 
 def _reload_on_hangup(daemon: Daemon) -> None:
