@@ -147,6 +147,7 @@ async def test_a_routes_usage_leaves_its_budget_after_the_period_and_a_sessions_
         for later_h, period_h in ((0, 24), (23, 24), (24, 24), (24, 25), (10_000, 0)):
             clock = FakeClock(at_ms + later_h * 3_600_000)
             ledger = UsageLedger(database=database, clock=clock, period_hours=period_h)
+            await database.read(ledger.load)
             spent = await ledger.spent("s", route)
             used[later_h, period_h] = spent.route
             assert spent.session == Usage(input_tokens=10, output_tokens=5, cost_usd=5.0)
@@ -161,6 +162,7 @@ async def test_totals_that_cannot_be_read_stop_no_run(tmp_path: Path) -> None:
             lambda transaction: transaction.connection.execute("ALTER TABLE usage_by_hour RENAME COLUMN hour TO lost")
         )
         ledger = UsageLedger(database=house.daemon.board._database, clock=FakeClock(), period_hours=24)
+        await house.daemon.board._database.read(ledger.load)
         route = RouteRef(route_id="main", driver="openai_compatible", model="m")
 
         assert await ledger.spent("s", route) == Spent()

@@ -238,8 +238,9 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     registry = CollectorRegistry()
     tracer = None if parts.spans is None else Tracer(parts.spans, clock=parts.clock, tool_names=tools.names)
     recorder = Recorder(registry, tool_names=tools.names)
-    observed = ObservedJournal(journal, (recorder,) if tracer is None else (recorder, tracer))
-    engine = _engine(parts, observed, tools, permissions, runtime, credentials)
+    spending = _spending(parts)
+    observed = ObservedJournal(journal, (spending, recorder, *(() if tracer is None else (tracer,))))
+    engine = _engine(parts, observed, tools, permissions, runtime, credentials, Allowance(settings.budgets, spending))
     ledger = RunLedger(database=database, journal=journal)
     sessions = Sessions(
         database=database,
@@ -407,6 +408,13 @@ def _work(
     )
 
 
+def _spending(parts: _Parts) -> UsageLedger:
+    hours = parts.settings.budget_period_hours
+    spending = UsageLedger(database=parts.database, clock=parts.clock, period_hours=hours)
+    parts.database.run_offline(spending.load)
+    return spending
+
+
 def _engine(
     parts: _Parts,
     journal: Journal,
@@ -414,11 +422,11 @@ def _engine(
     permissions: RulePermissions,
     runtime: Runtime,
     lender: Lender,
+    allowance: Allowance,
 ) -> Engine:
     settings = parts.settings
     forbidden = (settings.state_root.resolve(),)
     sections = system_prompt(settings.workspace_root)
-    spending = UsageLedger(database=parts.database, clock=parts.clock, period_hours=settings.budget_period_hours)
 
     def tool_context(run: RunState) -> ToolContext:
         return ToolContext(
@@ -436,7 +444,7 @@ def _engine(
         clock=parts.clock,
         ids=parts.ids,
         system=lambda run: sections,
-        allowance=Allowance(settings.budgets, spending),
+        allowance=allowance,
         lender=lender,
     )
     return Engine(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import structlog
 
@@ -37,32 +40,50 @@ SELECT CAST(input_tokens AS INTEGER) AS input_tokens, CAST(output_tokens AS INTE
        CAST(cost_usd AS REAL) AS cost_usd
   FROM usage_by_session WHERE session_id = :session_id
 """
-_OF_ROUTE = """
-SELECT COALESCE(SUM(CAST(input_tokens AS INTEGER)), 0) AS input_tokens,
-       COALESCE(SUM(CAST(output_tokens AS INTEGER)), 0) AS output_tokens,
-       COALESCE(SUM(CAST(cost_usd AS REAL)), 0.0) AS cost_usd
-  FROM usage_by_hour WHERE route_id = :route_id AND model = :model AND hour > :after
+_OF_ROUTES = """
+SELECT CAST(route_id AS TEXT) AS route_id, CAST(model AS TEXT) AS model,
+       CASE WHEN :for_ever THEN 0 ELSE hour END AS hour,
+       SUM(CAST(input_tokens AS INTEGER)) AS input_tokens, SUM(CAST(output_tokens AS INTEGER)) AS output_tokens,
+       SUM(CAST(cost_usd AS REAL)) AS cost_usd
+  FROM usage_by_hour WHERE typeof(hour) = 'integer' AND (:for_ever OR hour > :after) GROUP BY 1, 2, 3
 """
+_RECENT_SESSIONS = 1024
+"""Sessions whose totals stay in memory; the others are read again."""
 
 
 class UsageProjection:
     """Adds what each model call used in the commit that records it."""
 
     def apply(self, transaction: Transaction, transition: Transition) -> None:
-        for recorded in transition.entries:
-            used = used_by(recorded.entry)
-            if used == Usage() or recorded.run_id is None:
-                continue
+        for used in _uses(transition):
             amounts = {
-                "input_tokens": used.input_tokens,
-                "output_tokens": used.output_tokens,
-                "cost_usd": used.cost_usd,
+                "input_tokens": used.amount.input_tokens,
+                "output_tokens": used.amount.output_tokens,
+                "cost_usd": used.amount.cost_usd,
             }
             transaction.connection.execute(_ADD_TO_SESSION, {"session_id": transition.session_id, **amounts})
-            route = next((run.route for run in transition.runs if run.run_id == recorded.run_id), None)
-            if route is not None:
-                key = {"route_id": route.route_id, "model": route.model, "hour": recorded.at_ms // _HOUR_MS}
+            if used.route is not None:
+                key = {"route_id": used.route.route_id, "model": used.route.model, "hour": used.hour}
                 transaction.connection.execute(_ADD_TO_HOUR, {**key, **amounts})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Use:
+    """What one model call used, of which route and when."""
+
+    amount: Usage
+    route: RouteRef | None
+    hour: int
+
+
+def _uses(transition: Transition) -> Iterator[_Use]:
+    for recorded in transition.entries:
+        used = used_by(recorded.entry)
+        if used == Usage() or recorded.run_id is None:
+            continue
+        counted = Usage(input_tokens=used.input_tokens, output_tokens=used.output_tokens, cost_usd=used.cost_usd)
+        route = next((run.route for run in transition.runs if run.run_id == recorded.run_id), None)
+        yield _Use(amount=counted, route=route, hour=recorded.at_ms // _HOUR_MS)
 
 
 def used_by(entry: Entry) -> Usage:
@@ -70,30 +91,95 @@ def used_by(entry: Entry) -> Usage:
     return entry.usage if isinstance(entry, e.ModelReplied | e.ModelFailed | e.Compacted) else Usage()
 
 
+class _Window:
+    """The hours of one route with one model, and their sum."""
+
+    def __init__(self) -> None:
+        self._hours: dict[int, Usage] = {}
+        self._after = -1
+        self._total = Usage()
+
+    def add(self, hour: int, used: Usage) -> None:
+        self._hours[hour] = self._hours.get(hour, Usage()) + used
+        self._total += used
+
+    def since(self, after: int) -> Usage:
+        if after != self._after:
+            self._after = after
+            self._hours = {hour: used for hour, used in self._hours.items() if hour > after}
+            self._total = sum(self._hours.values(), Usage())
+        return self._total
+
+
 class UsageLedger:
-    """What sessions and routes have used so far, read from their rows."""
+    """What sessions and routes have used so far: read once, then kept in step with what becomes durable.
+
+    Only a session's own calls add to its total, and none is under way while it asks, so a total that is being read
+    cannot change meanwhile. Those of routes are read at the start.
+    """
 
     def __init__(self, *, database: Database, clock: Clock, period_hours: int) -> None:
         """``period_hours`` is how far back a route's usage counts; 0: since ever."""
         self._database = database
         self._clock = clock
         self._period_hours = period_hours
+        self._routes: dict[tuple[str, str], _Window] = {}
+        self._sessions: OrderedDict[str, Usage] = OrderedDict()
+
+    def load(self, connection: sqlite3.Connection) -> None:
+        """Read the totals of routes; called once, before anything is committed."""
+        fields = {"after": self._after(), "for_ever": self._period_hours == 0}
+        try:
+            rows = connection.execute(_OF_ROUTES, fields).fetchall()
+        except sqlite3.Error as error:
+            self._unreadable(error)
+            return
+        for row in rows:
+            self._window(row["route_id"], row["model"]).add(row["hour"], _usage(row))
+
+    def committed(self, transition: Transition) -> None:
+        """Count what the calls of ``transition`` used."""
+        for used in _uses(transition):
+            known = self._sessions.get(transition.session_id)
+            if known is not None:
+                self._sessions[transition.session_id] = known + used.amount
+            if used.route is not None:
+                hour = used.hour if self._period_hours else 0
+                self._window(used.route.route_id, used.route.model).add(hour, used.amount)
 
     async def spent(self, session_id: str, route: RouteRef) -> Spent:
         """Return the totals of a session, and of a route with a model in the period."""
-        after = self._clock.now_ms() // _HOUR_MS - self._period_hours if self._period_hours else -1
-        fields = {"session_id": session_id, "route_id": route.route_id, "model": route.model, "after": after}
+        window = self._routes.get((route.route_id, route.model))
+        of_route = Usage() if window is None else window.since(self._after())
+        return Spent(session=await self._of_session(session_id), route=of_route)
 
-        def query(connection: sqlite3.Connection) -> Spent:
-            session = connection.execute(_OF_SESSION, fields).fetchone()
-            return Spent(session=_usage(session), route=_usage(connection.execute(_OF_ROUTE, fields).fetchone()))
+    async def _of_session(self, session_id: str) -> Usage:
+        known = self._sessions.get(session_id)
+        if known is not None:
+            self._sessions.move_to_end(session_id)
+            return known
+
+        def query(connection: sqlite3.Connection) -> Usage:
+            return _usage(connection.execute(_OF_SESSION, {"session_id": session_id}).fetchone())
 
         try:
-            return await self._database.read(query)
+            self._sessions[session_id] = found = await self._database.read(query)
         except (sqlite3.Error, StoreUnreadable) as error:
-            # A disk that cannot be read stops the run at its next commit; a budget is not the place to say so.
-            log.warning("usage.unreadable", error=str(error))
-            return Spent()
+            self._unreadable(error)
+            return Usage()
+        while len(self._sessions) > _RECENT_SESSIONS:
+            self._sessions.popitem(last=False)
+        return found
+
+    def _window(self, route_id: str, model: str) -> _Window:
+        return self._routes.setdefault((route_id, model), _Window())
+
+    def _after(self) -> int:
+        return self._clock.now_ms() // _HOUR_MS - self._period_hours if self._period_hours else -1
+
+    def _unreadable(self, error: Exception) -> None:
+        # A disk that cannot be read stops the run at its next commit; a budget is not the place to say so.
+        log.warning("usage.unreadable", error=str(error))
 
 
 def _usage(row: sqlite3.Row | None) -> Usage:
