@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kheish.engine.codec import decode_entry
+from kheish.engine.codec import decode_entry, encode_entry
 from kheish.engine.entries import ModelFailed, ModelReplied, Recorded, RunEnded, ToolFinished, ToolIntended
 from kheish.engine.state import fold
-from kheish.external_actions.happenings import digest
+from kheish.external_actions.happenings import body_digest
 from tests.crash.laboratory import World, scope_of
 from tests.crash.work import Work, in_doubt
 
@@ -126,9 +126,11 @@ class _Evidence:
         """What was done outside is signed once each, and nothing else is."""
         intended = [entry for entry in self._entries if isinstance(entry.entry, ToolIntended)]
         begun = {entry.entry.call_id for entry in intended if entry.entry.name in _ACTING}
-        asked = Counter((one.run_id, digest(one.entry)) for one in intended if one.entry.name in _ACTING)
+        asked = Counter(
+            (one.run_id, body_digest(encode_entry(one.entry))) for one in intended if one.entry.name in _ACTING
+        )
         told = Counter(
-            (one.run_id, digest(one.entry))
+            (one.run_id, body_digest(encode_entry(one.entry)))
             for one in self._entries
             if isinstance(one.entry, ModelReplied | ModelFailed)
             or (isinstance(one.entry, ToolFinished) and one.entry.call_id in begun)

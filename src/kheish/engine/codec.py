@@ -85,20 +85,25 @@ def decode_entry(name: str, version: int, body: bytes | str) -> Entry:
 
 
 def _plain(value: object) -> JsonValue:
-    if isinstance(value, TextPart | ToolCallPart | ToolResultPart | OpaquePart):
-        return {"type": _PART_NAMES[type(value)], **_fields(value)}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _fields(value)
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+    kind = type(value)
+    if kind in _PLAIN:
+        return cast("JsonValue", value)
+    if kind is tuple:
+        return [_plain(item) for item in cast("tuple[object, ...]", value)]
+    if dataclasses.is_dataclass(kind):
+        name = _PART_NAMES.get(kind)  # type: ignore[arg-type]  # most dataclasses are no parts
+        return _fields(value) if name is None else {"type": name, **_fields(value)}
     return cast("JsonValue", value)
+
+
+_PLAIN = frozenset({str, int, float, bool, dict, list, type(None)})
 
 
 def _fields(value: object) -> JsonObject:
     found: JsonObject = {}
     for name, default in _defaults(type(value)):
         field = getattr(value, name)
-        if field != default:
+        if field is not default and field != default:
             found[name] = _plain(field)
     return found
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kheish.core.problems import Problem
-from kheish.engine.codec import VERSION, decode_entry, encode_entry, type_name
+from kheish.engine.codec import VERSION, decode_entry, type_name
 from kheish.engine.entries import Recorded
 from kheish.engine.ports import Projection, Transition
 from kheish.store.database import Database, Transaction
@@ -88,7 +88,6 @@ class DatabaseJournal:
         self._projections = tuple(projections)
 
     async def append(self, transition: Transition, *, also: Callable[[Transaction], None] | None = None) -> None:
-        bodies = [encode_entry(recorded.entry) for recorded in transition.entries]
         rows = [
             {
                 "session_id": recorded.session_id,
@@ -99,9 +98,9 @@ class DatabaseJournal:
                 "version": VERSION,
                 "body": body.decode(),
             }
-            for recorded, body in zip(transition.entries, bodies, strict=True)
+            for recorded, body in zip(transition.entries, transition.bodies, strict=True)
         ]
-        grown = {"session_id": transition.session_id, "bytes": sum(len(body) for body in bodies)}
+        grown = {"session_id": transition.session_id, "bytes": sum(map(len, transition.bodies))}
 
         def unit(transaction: Transaction) -> None:
             # First: a replayed idempotency key refuses the whole transition before anything is written.
@@ -172,9 +171,9 @@ class MemoryJournal:
                 offset=recorded.offset,
                 at_ms=recorded.at_ms,
                 run_id=recorded.run_id,
-                entry=decode_entry(type_name(recorded.entry), VERSION, encode_entry(recorded.entry)),
+                entry=decode_entry(type_name(recorded.entry), VERSION, body),
             )
-            for recorded in transition.entries
+            for recorded, body in zip(transition.entries, transition.bodies, strict=True)
         )
         self.commits.append(transition.entries)
 

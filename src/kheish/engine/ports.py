@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from kheish.engine.codec import encode_entry
 from kheish.engine.entries import Entry, Recorded, RouteRef
 from kheish.engine.state import RunState, SessionState
 from kheish.providers.protocol import Provider
@@ -23,6 +24,11 @@ class Transition:
     """The state of every run the entries touched, after them (terminal ones included)."""
     session: SessionState
     """After the entries."""
+    bodies: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
+    """The entries as the journal holds them, encoded once for all who need them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bodies", tuple(encode_entry(recorded.entry) for recorded in self.entries))
 
 
 class Projection(Protocol):

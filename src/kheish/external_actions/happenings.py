@@ -8,9 +8,8 @@ from dataclasses import replace
 
 from kheish.auth.audit_chain import Action, Phase
 from kheish.engine import entries as e
-from kheish.engine.codec import encode_entry
 from kheish.engine.decide import CallModel, decide
-from kheish.engine.entries import CredentialUse, Entry, Recorded, RunStatus
+from kheish.engine.entries import CredentialUse, Recorded, RunStatus
 from kheish.engine.model_calls import STOPPED
 from kheish.engine.ports import Transition
 from kheish.engine.relief import MODEL_DRIVEN
@@ -39,23 +38,18 @@ def actions_of(transition: Transition, acts_outside: Callable[[str], bool]) -> l
     """
     runs = {run.run_id: run for run in transition.runs}
     found: list[Action] = []
-    for recorded in transition.entries:
+    for recorded, body in zip(transition.entries, transition.bodies, strict=True):
         run = runs.get(recorded.run_id or "")
         if run is not None:
-            found.extend(_of_entry(recorded, run, acts_outside))
+            found.extend(_of_entry(recorded, body, run, acts_outside))
     for run in runs.values():
         if run.status is RunStatus.RUNNING and isinstance(decide(run), CallModel) and _moved(run, transition):
             found.append(_provider_call(run, run.updated_at_ms, Phase.REQUEST))
     return found
 
 
-def digest(entry: Entry) -> str:
-    """SHA-256 of the entry's body, as the journal holds it; hex."""
-    return body_digest(encode_entry(entry))
-
-
 def body_digest(body: bytes) -> str:
-    """The same for a body that is at hand."""
+    """SHA-256 of an entry's body, as the journal holds it; hex."""
     return hashlib.sha256(body).hexdigest()
 
 
@@ -71,26 +65,26 @@ def _moved(run: RunState, transition: Transition) -> bool:
     return any(one.run_id == run.run_id and not isinstance(one.entry, _RELIEF) for one in transition.entries)
 
 
-def _of_entry(recorded: Recorded, run: RunState, acts_outside: Callable[[str], bool]) -> Iterator[Action]:
+def _of_entry(recorded: Recorded, body: bytes, run: RunState, acts_outside: Callable[[str], bool]) -> Iterator[Action]:
     entry = recorded.entry
     match entry:
         case e.ModelReplied():
-            yield _answered(recorded, run, entry.access, SUCCEEDED)
+            yield _answered(recorded, body, run, entry.access, SUCCEEDED)
         case e.ModelFailed(kind=kind):
-            yield _answered(recorded, run, entry.access, _refusal(entry, kind))
+            yield _answered(recorded, body, run, entry.access, _refusal(entry, kind))
         case e.Compacted(strategy=strategy) if entry.access is not None:
-            yield _answered(recorded, run, entry.access, SUCCEEDED if strategy == MODEL_DRIVEN else FAILED)
+            yield _answered(recorded, body, run, entry.access, SUCCEEDED if strategy == MODEL_DRIVEN else FAILED)
         case e.ToolIntended(call_id=call_id, name=name) if acts_outside(name):
             asked = _tool_call(run, recorded.at_ms, Phase.REQUEST, call_id, name)
-            yield replace(asked, request_digest=digest(entry))
+            yield replace(asked, request_digest=body_digest(body))
         case e.ToolFinished(call_id=call_id, name=name) if acts_outside(name) and _began(run, call_id):
             told = _tool_call(run, recorded.at_ms, Phase.RESPONSE, call_id, name)
-            yield replace(told, response_digest=digest(entry), outcome=_outcome(entry))
+            yield replace(told, response_digest=body_digest(body), outcome=_outcome(entry))
 
 
-def _answered(recorded: Recorded, run: RunState, use: CredentialUse | None, outcome: str) -> Action:
+def _answered(recorded: Recorded, body: bytes, run: RunState, use: CredentialUse | None, outcome: str) -> Action:
     told = _provider_call(run, recorded.at_ms, Phase.RESPONSE)
-    told = replace(told, response_digest=digest(recorded.entry), outcome=outcome)
+    told = replace(told, response_digest=body_digest(body), outcome=outcome)
     return told if use is None else replace(told, grant_id=use.grant_id, request_digest=use.request_digest)
 
 

@@ -59,10 +59,13 @@ VALUES (:bucket, :record_count, :last_record_hash, :key_id, :signature)
 ON CONFLICT (bucket) DO UPDATE SET record_count = excluded.record_count, key_id = excluded.key_id,
                                    last_record_hash = excluded.last_record_hash, signature = excluded.signature
 """
-_LAST = """
-SELECT position, record_hash FROM external_actions WHERE bucket = :bucket ORDER BY position DESC LIMIT 1
+_END = """
+SELECT last.position, last.record_hash, counted.record_count, counted.last_record_hash
+  FROM (SELECT 1)
+  LEFT JOIN (SELECT position, record_hash FROM external_actions
+              WHERE bucket = :bucket ORDER BY position DESC LIMIT 1) AS last
+  LEFT JOIN external_action_checkpoints AS counted ON counted.bucket = :bucket
 """
-_COUNTED = "SELECT record_count, last_record_hash FROM external_action_checkpoints WHERE bucket = :bucket"
 # Texts are read as bytes: one that is not UTF-8 is this row's damage, not the query's.
 _RECORDS = """
 SELECT timestamp_ms, CAST(session_id AS BLOB) AS session_id, CAST(agent_id AS BLOB) AS agent_id,
@@ -140,15 +143,13 @@ class TrailProjection:
         Raises:
             TrailBroken: what is there is not what was signed.
         """
-        last = connection.execute(_LAST, {"bucket": bucket}).fetchone()
-        counted = connection.execute(_COUNTED, {"bucket": bucket}).fetchone()
-        agreed = (last is None) == (counted is None) and (last is None or tuple(last) == tuple(counted))
-        if not agreed or (last is not None and bucket not in self._verified):
+        position, record_hash, *counted = connection.execute(_END, {"bucket": bucket}).fetchone()
+        if [position, record_hash] != counted or (position is not None and bucket not in self._verified):
             fault = check_bucket(connection, bucket, self._keys)
             if fault is not None:
                 raise TrailBroken(f"The external actions of {bucket} were changed: {fault}.")
         self._verified.add(bucket)
-        return (0, None) if last is None else (last["position"], last["record_hash"])
+        return position or 0, record_hash
 
 
 def _columns(record: Record, bucket: str, position: int) -> dict[str, object]:
