@@ -230,10 +230,10 @@ async def test_a_bug_in_the_writing_thread_is_told_to_those_who_wait_and_the_nex
     class Buggy(SqliteDatabase):
         broken = False
 
-        def _run(self, unit: object) -> None:
+        def _run(self, group: object) -> None:
             if self.broken:
                 raise ValueError("a bug")
-            super()._run(unit)  # type: ignore[arg-type]  # the type of a unit is the store's own
+            super()._run(group)  # type: ignore[arg-type]  # the type of a unit is the store's own
 
     database = Buggy(tmp_path / "kheish.db")
     database.run_offline(migrate)

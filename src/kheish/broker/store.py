@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import OrderedDict
+from functools import partial
 
 from kheish.auth.broker import Lease, Revocations
 from kheish.engine import entries as e
@@ -36,13 +38,21 @@ ON CONFLICT (slot_id) DO UPDATE SET at_ms = excluded.at_ms
 """
 
 
+_KNOWN_LEASES = 1024
+"""A lease serves the calls of half a minute: its row is written with the first of them."""
+
+
 class CredentialsProjection:
     """Keeps who borrowed what in the commit that records the call."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, None] = OrderedDict()
+        """Recent leases whose rows are durable."""
 
     def apply(self, transaction: Transaction, transition: Transition) -> None:
         for recorded in transition.entries:
             use = used_by(recorded.entry)
-            if use is None:
+            if use is None or use.lease_id in self._kept:
                 continue
             route = next((run.route.route_id for run in transition.runs if run.run_id == recorded.run_id), "")
             fields = {
@@ -60,6 +70,12 @@ class CredentialsProjection:
             transaction.connection.execute(_GRANT, fields)
             transaction.connection.execute(_LEASE, fields)
             transaction.connection.execute(_FORGET_EXPIRED, {"now_ms": use.started_at_ms})
+            transaction.kept.append(partial(self._remember, use.lease_id))
+
+    def _remember(self, lease_id: str) -> None:
+        self._kept[lease_id] = None
+        while len(self._kept) > _KNOWN_LEASES:
+            self._kept.popitem(last=False)
 
 
 def used_by(entry: Entry) -> CredentialUse | None:

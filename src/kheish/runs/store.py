@@ -81,7 +81,7 @@ SELECT run_id, session_id, agent_id, kind, pending_approvals, pending_questions 
 """
 _PENDING_OF_SESSION = """
 SELECT pending_approvals, pending_questions FROM sound_runs AS runs
- WHERE session_id = :session_id AND status IN ('waiting_for_approval', 'waiting_for_user_question')
+ WHERE live = 1 AND session_id = :session_id AND status IN ('waiting_for_approval', 'waiting_for_user_question')
 """
 _ACCEPTED_POSITIONS = "SELECT run_id, accepted_position FROM sound_runs WHERE session_id = :session_id"
 _LIVE_SESSIONS = "SELECT DISTINCT session_id FROM runs WHERE live = 1 AND typeof(session_id) = 'text'"

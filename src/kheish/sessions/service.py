@@ -186,7 +186,8 @@ class Sessions:
             if row is None:
                 return None
             shown = policies(row)
-            approvals, questions = self._runs.pending(reader, session_id)
+            waits = row["pending_approvals"] or row["pending_questions"]
+            approvals, questions = self._runs.pending(reader, session_id) if waits else (None, None)
             shown["snapshot"] = snapshot(
                 dict(row),
                 orjson.Fragment(approvals or "[]"),

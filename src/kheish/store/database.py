@@ -46,10 +46,13 @@ _PASSING = frozenset(
 
 @dataclass(slots=True)
 class Transaction:
-    """One unit of work inside a group commit. `published` reaches subscribers once the commit is durable."""
+    """One unit of work inside a group commit."""
 
     connection: sqlite3.Connection
     published: list[FeedEvent] = field(default_factory=list)
+    """Reaches subscribers once the commit is durable."""
+    kept: list[Callable[[], None]] = field(default_factory=list)
+    """Called in the writer's thread once the commit is durable: for what is remembered of rows that are there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,13 +90,13 @@ class Database(Protocol):
     """Durable rows. A `write` that returned has its data on disk."""
 
     async def write(self, unit: Callable[[Transaction], T]) -> T:
-        """Run ``unit`` in a savepoint of the next commit.
+        """Run ``unit`` in the next commit. It is run again when another unit of that commit refuses.
 
         Raises:
             StoreUnavailable: the commit failed (disk full, read-only, failing); nothing was changed, and the same
                 unit may succeed later.
             StoreRejected: this unit can never be written: it contradicts what is there, or a page is damaged.
-            Problem: ``unit`` raised it; its savepoint was rolled back.
+            Problem: ``unit`` raised it; nothing of it was written.
         """
         ...
 
@@ -110,7 +113,7 @@ class Database(Protocol):
 
 
 class _Unit(Generic[T]):
-    __slots__ = ("error", "future", "loop", "published", "result", "work")
+    __slots__ = ("error", "future", "kept", "loop", "published", "result", "work")
 
     def __init__(self, work: Callable[[Transaction], T], loop: asyncio.AbstractEventLoop) -> None:
         self.work = work
@@ -119,6 +122,17 @@ class _Unit(Generic[T]):
         self.result: T | None = None
         self.error: BaseException | None = None
         self.published: list[FeedEvent] = []
+        self.kept: list[Callable[[], None]] = []
+
+    def run(self, transaction: Transaction) -> None:
+        """Do the work; what came of it counts once the commit is durable."""
+        self.result = self.work(transaction)
+        self.published, self.kept = transaction.published, transaction.kept
+
+    def refuse(self, error: BaseException) -> None:
+        """Nothing of it is in the commit."""
+        self.error = self.error or error
+        self.published, self.kept = [], []
 
     def settle(self) -> None:
         if self.future.done():
@@ -257,7 +271,7 @@ class SqliteDatabase:
             except Exception as error:
                 self._roll_back()
                 for unit in group:
-                    unit.error = unit.error or error
+                    unit.refuse(error)
                 self._wake(group)
             if last:
                 return
@@ -287,8 +301,7 @@ class SqliteDatabase:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             begun = True
-            for unit in group:
-                self._run(unit)
+            self._run(group)
             complete = True
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -297,16 +310,19 @@ class SqliteDatabase:
             if begun and len(group) > 1:
                 # One unit's trouble must not become its neighbours': each on its own.
                 for unit in group:
-                    unit.error, unit.published = None, []
+                    unit.error = None
                     self._commit([unit])
                 return
             if self._unsettled:
                 self._bury()
             for unit in group:
-                self._fail(unit, error)
+                unit.refuse(_refusal(error))
             self._writable = self._writable and begun and not complete and not may_pass(error)
         else:
             self._writable, self._unsettled = True, False
+            for unit in group:
+                for remember in unit.kept:
+                    remember()
         self._account(group, time.perf_counter() - began)
         self._wake(group)
 
@@ -339,17 +355,29 @@ class SqliteDatabase:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._deliver, units)
 
-    def _run(self, unit: _Unit[Any]) -> None:
-        transaction = Transaction(self._connection)
-        self._connection.execute("SAVEPOINT unit")
+    def _run(self, group: list[_Unit[Any]]) -> None:
+        """Run the units of a group; one that refuses leaves nothing behind and touches no other."""
         try:
-            unit.result = unit.work(transaction)
-            unit.published = transaction.published
+            for unit in group:
+                unit.run(Transaction(self._connection))
         except sqlite3.OperationalError:
             raise
-        # A unit belongs to its caller: whatever it raises goes back to that caller and touches no other unit.
+        # Units seldom refuse, and savepoints for those that do not cost each of them two statements: only now.
+        except Exception:
+            self._connection.execute("ROLLBACK")
+            self._connection.execute("BEGIN IMMEDIATE")
+            for unit in group:
+                self._run_apart(unit)
+
+    def _run_apart(self, unit: _Unit[Any]) -> None:
+        self._connection.execute("SAVEPOINT unit")
+        try:
+            unit.run(Transaction(self._connection))
+        except sqlite3.OperationalError:
+            raise
+        # A unit belongs to its caller: whatever it raises goes back to that caller.
         except Exception as error:
-            unit.error = _refusal(error) if isinstance(error, sqlite3.Error) else error
+            unit.refuse(_refusal(error) if isinstance(error, sqlite3.Error) else error)
             self._connection.execute("ROLLBACK TO unit")
         self._connection.execute("RELEASE unit")
 
@@ -358,10 +386,6 @@ class SqliteDatabase:
         with contextlib.suppress(sqlite3.Error):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-
-    def _fail(self, unit: _Unit[Any], error: sqlite3.Error) -> None:
-        unit.error = unit.error or _refusal(error)
-        unit.published = []
 
     def _deliver(self, units: list[_Unit[Any]]) -> None:
         try:
