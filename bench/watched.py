@@ -18,7 +18,7 @@ import orjson
 from bench.cores import Cores, bound, this_process
 from bench.load import Client
 from bench.processes import TOKEN, Child, child, serve
-from bench.watchers import DEADLINE_S, Arrivals, Watcher, watch
+from bench.watchers import DEADLINE_S, Arrivals, Watcher, Watchers
 
 HERE = Path(__file__).parent
 ENDLESS = 1_000_000
@@ -95,8 +95,9 @@ class Side(Protocol):
 class DaemonSide:
     """Each stream is a run in a session of its own, watched on the session's stream."""
 
-    def __init__(self, process: Child, clients: list[Client]) -> None:
+    def __init__(self, process: Child, watchers: Watchers, clients: list[Client]) -> None:
         self.process = process
+        self._watchers = watchers
         self._idle = clients
         self._sessions = 0
 
@@ -110,7 +111,7 @@ class DaemonSide:
         session_id = f"streamed-{self._sessions}"
         client = self._idle.pop()
         await client.post("/v1/sessions", {"session_id": session_id})
-        watcher = await watch(self.process.url, f"/v1/sessions/{session_id}/stream", TOKEN, arrivals)
+        watcher = await self._watchers.watch(self.process.url, f"/v1/sessions/{session_id}/stream", TOKEN, arrivals)
         body = await client.post(f"/v1/sessions/{session_id}/runs", {"content": message})
         self._idle.append(client)
         return watcher, orjson.loads(body)["run_id"]
@@ -119,21 +120,22 @@ class DaemonSide:
 class RelaySide:
     """Each stream is a request."""
 
-    def __init__(self, process: Child) -> None:
+    def __init__(self, process: Child, watchers: Watchers) -> None:
         self.process = process
+        self._watchers = watchers
 
     async def start(self, message: str, arrivals: Arrivals) -> Watcher:
-        return await watch(self.process.url, f"/{message.replace(' ', '-')}", None, arrivals)
+        return await self._watchers.watch(self.process.url, f"/{message.replace(' ', '-')}", None, arrivals)
 
 
 @asynccontextmanager
-async def side(name: Name, process: Child) -> AsyncIterator[Side]:
+async def side(name: Name, process: Child, watchers: Watchers) -> AsyncIterator[Side]:
     async with AsyncExitStack() as stack:
         if name == "relay":
-            yield RelaySide(process)
+            yield RelaySide(process, watchers)
         else:
             clients = [await stack.enter_async_context(Client(process.url, TOKEN)) for _ in range(_AT_ONCE)]
-            yield DaemonSide(process, clients)
+            yield DaemonSide(process, watchers, clients)
 
 
 async def start_many(server: Side, count: int, message: str, arrivals: Arrivals) -> list[Watcher]:
