@@ -19,6 +19,7 @@ from kheish.core.jsonvalue import encode
 from tests.auth.test_audit_chain import verified_by_hand
 from tests.external_actions.rows import change
 from tests.fakes.model_server import Answer, ModelServer, Refusal, Request
+from tests.fakes.watching import Each
 from tests.http.house import House, opened
 
 pytestmark = pytest.mark.anyio
@@ -68,7 +69,7 @@ async def thinking(house: House) -> str:
     """A run whose model has begun to answer and does not end."""
     async with asyncio.timeout(DEADLINE_S), house.daemon.board._feed.subscribe(cursor=None) as events:
         run_id = str((await house.submit("think forever"))["run_id"])
-        async for event in events:
+        async for event in Each(events):
             if event.type == "output_delta":
                 break
     return run_id

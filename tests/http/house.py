@@ -17,6 +17,7 @@ from kheish.daemon.composition import Daemon, open_daemon
 from kheish.daemon.settings import from_options
 from kheish.daemon.state_root import OpenDatabase
 from kheish.store.database import SqliteDatabase
+from tests.fakes.watching import Each
 
 DEADLINE_S = 10.0
 
@@ -162,7 +163,7 @@ class House:
         """Wait for the first event of this type that holds, from the beginning of the feed."""
         feed = self.daemon.board._feed
         async with asyncio.timeout(DEADLINE_S), feed.subscribe(cursor=0) as events:
-            async for event in events:
+            async for event in Each(events):
                 data = decode_object(event.data)
                 if event.type == type and holds(data):
                     return data

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.model_server import Answer, Call, ModelServer, Raw, Refusal, Request, Response, Stream
+from tests.fakes.watching import Each
 from tests.http.house import House, opened
 
 pytestmark = pytest.mark.anyio
@@ -180,7 +181,7 @@ async def test_what_the_model_thought_goes_back_before_its_call_and_is_shown_to_
             assert "private plan" not in (await house.get(path)).text
         feed = house.daemon.board._feed
         async with feed.subscribe(cursor=0) as events:
-            async for event in events:
+            async for event in Each(events):
                 assert b"private plan" not in bytes(event.data)
                 if b'"completed"' in bytes(event.data):
                     break

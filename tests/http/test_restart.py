@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kheish.core.jsonvalue import decode_object
+from tests.fakes.watching import Each
 from tests.http.house import DEADLINE_S, House, Json, opened
 
 pytestmark = pytest.mark.anyio
@@ -179,7 +180,7 @@ async def fed(house: House, cursor: int) -> dict[str, list[Json]]:
     kinds = {"run_updated": "run", "session_state_changed": None}
     found: dict[str, list[Json]] = {kind: [] for kind in kinds}
     async with asyncio.timeout(DEADLINE_S), house.daemon.board._feed.subscribe(cursor=cursor) as events:
-        async for event in events:
+        async for event in Each(events):
             if event.type in found:
                 data = decode_object(event.data)
                 inside = kinds[event.type]

@@ -11,23 +11,22 @@ from typing import Any
 import pytest
 
 from kheish.http import sse
-from kheish.http.sse import InvalidEventCursor, Streams, event_cursor, frame
+from kheish.http.sse import Event, InvalidEventCursor, Streams, event_cursor
+from kheish.store.events import FeedEvent
 
 pytestmark = pytest.mark.anyio
 
 
 @dataclass(frozen=True)
 class Note:
-    id: int | None
-    type: str
-    data: bytes
+    frame: bytes
 
 
 class Source:
     """A source that a test fills."""
 
     def __init__(self) -> None:
-        self.notes: asyncio.Queue[Note | None] = asyncio.Queue()
+        self.notes: asyncio.Queue[tuple[Event, ...] | None] = asyncio.Queue()
         self.left = asyncio.Event()
 
     async def __aenter__(self) -> Source:
@@ -41,11 +40,14 @@ class Source:
     def __aiter__(self) -> Source:
         return self
 
-    async def __anext__(self) -> Note:
-        note = await self.notes.get()
-        if note is None:
+    async def __anext__(self) -> tuple[Event, ...]:
+        batch = await self.notes.get()
+        if batch is None:
             raise StopAsyncIteration
-        return note
+        return batch
+
+    def nudge(self) -> None:
+        self.notes.put_nowait(())
 
     def close(self) -> None:
         self.notes.put_nowait(None)
@@ -81,15 +83,15 @@ def watch(streams: Streams, source: Source, client: Client) -> asyncio.Task[None
     return asyncio.create_task(streams.respond(source)({"type": "http"}, client.receive, client.send))
 
 
-async def test_events_become_frames_and_the_stream_ends_when_the_streams_are_closed() -> None:
+async def test_a_batch_is_written_at_once_and_the_stream_ends_when_the_streams_are_closed() -> None:
     streams, source, client = Streams(), Source(), Client()
     answer = watch(streams, source, client)
     await client.next()
-    source.notes.put_nowait(Note(7, "output", b'{"a":1}'))
-    source.notes.put_nowait(Note(None, "output_delta", b"{}"))
+    source.notes.put_nowait((Note(b"one\n\n"),))
+    source.notes.put_nowait((Note(b"two\n\n"), Note(b"three\n\n")))
 
-    assert await client.next() == b'id: 7\nevent: output\ndata: {"a":1}\n\n'
-    assert await client.next() == b"event: output_delta\ndata: {}\n\n"
+    assert await client.next() == b"one\n\n"
+    assert await client.next() == b"two\n\nthree\n\n"
     streams.close()
     async with asyncio.timeout(5):
         await answer
@@ -126,14 +128,31 @@ async def test_silence_is_broken_by_a_heartbeat_without_an_id(monkeypatch: pytes
     answer = watch(Streams(), source, client)
     await client.next()
 
-    assert await client.next() == b'event: heartbeat\ndata: {"type":"heartbeat"}\n\n'
+    for _ in range(2):
+        assert await client.next() == b'event: heartbeat\ndata: {"type":"heartbeat"}\n\n'
     source.close()
     await answer
 
 
+async def test_many_watchers_are_sent_the_very_same_bytes() -> None:
+    event = FeedEvent(id=7, type="output", session_id="s", run_id="r", data=b'{"a":1}')
+    sources, clients = [Source() for _ in range(3)], [Client() for _ in range(3)]
+    answers = [watch(Streams(), source, client) for source, client in zip(sources, clients, strict=True)]
+    for source, client in zip(sources, clients, strict=True):
+        await client.next()
+        source.notes.put_nowait((event,))
+    sent = [await client.next() for client in clients]
+    for source in sources:
+        source.close()
+    await asyncio.gather(*answers)
+
+    assert sent[0] == b'id: 7\nevent: output\ndata: {"a":1}\n\n'
+    assert all(body is event.frame for body in sent)
+
+
 async def test_a_source_that_breaks_is_reported_and_left() -> None:
     class Broken(Source):
-        async def __anext__(self) -> Note:
+        async def __anext__(self) -> tuple[Event, ...]:
             raise RuntimeError("broken")
 
     source = Broken()
@@ -156,7 +175,3 @@ async def test_a_cursor_that_is_no_id_is_refused(text: str) -> None:
     for arguments in ((text, None), (None, text)):
         with pytest.raises(InvalidEventCursor):
             await event_cursor(*arguments)
-
-
-def test_a_frame_is_one_event() -> None:
-    assert frame(Note(1, "trace", b"{}")).count(b"\n\n") == 1

@@ -10,6 +10,7 @@ from kheish.store.database import SqliteDatabase, Transaction
 from kheish.store.events import FeedEvent
 from kheish.store.feed import Feed
 from kheish.store.migrations import migrate
+from tests.fakes.watching import Each
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +24,8 @@ async def emit(database: SqliteDatabase, feed: Feed, count: int, *, session_id: 
 
 
 async def take(feed: Feed, count: int, **scope: object) -> list[FeedEvent]:
-    async with feed.subscribe(**scope) as events:  # type: ignore[arg-type]
+    async with feed.subscribe(**scope) as watch:  # type: ignore[arg-type]
+        events = Each(watch)
         return [await asyncio.wait_for(anext(events), 5) for _ in range(count)]
 
 
@@ -38,7 +40,8 @@ async def test_ids_increase_and_a_cursor_gets_only_what_came_later(database: Sql
 async def test_replay_and_live_join_without_a_gap_or_a_duplicate(database: SqliteDatabase, feed: Feed) -> None:
     await emit(database, feed, 3)
 
-    async with feed.subscribe(cursor=1) as events:
+    async with feed.subscribe(cursor=1) as watch:
+        events = Each(watch)
         await emit(database, feed, 2)
         got = [await asyncio.wait_for(anext(events), 5) for _ in range(4)]
 
@@ -48,7 +51,8 @@ async def test_replay_and_live_join_without_a_gap_or_a_duplicate(database: Sqlit
 async def test_without_a_cursor_a_stream_is_live_only(database: SqliteDatabase, feed: Feed) -> None:
     await emit(database, feed, 3)
 
-    async with feed.subscribe() as events:
+    async with feed.subscribe() as watch:
+        events = Each(watch)
         await emit(database, feed, 1)
         event = await asyncio.wait_for(anext(events), 5)
 
@@ -58,7 +62,8 @@ async def test_without_a_cursor_a_stream_is_live_only(database: SqliteDatabase, 
 async def test_a_cursor_beyond_the_newest_id_is_clamped(database: SqliteDatabase, feed: Feed) -> None:
     await emit(database, feed, 1)
 
-    async with feed.subscribe(cursor=999) as events:
+    async with feed.subscribe(cursor=999) as watch:
+        events = Each(watch)
         await emit(database, feed, 1)
         event = await asyncio.wait_for(anext(events), 5)
 
@@ -118,7 +123,8 @@ async def test_a_cursor_survives_a_restart_without_a_gap(tmp_path: Path) -> None
 async def test_a_slow_reader_gets_a_live_lag_gap_and_the_others_get_everything(
     database: SqliteDatabase, feed: Feed
 ) -> None:
-    async with feed.subscribe() as slow, feed.subscribe() as fast:
+    async with feed.subscribe() as slow_watch, feed.subscribe() as fast_watch:
+        slow, fast = Each(slow_watch), Each(fast_watch)
         seen = 0
         for _ in range(30):
             await emit(database, feed, 100)
@@ -136,7 +142,8 @@ async def test_a_slow_reader_gets_a_live_lag_gap_and_the_others_get_everything(
 
 
 async def test_live_only_events_have_no_id_and_are_never_stored(database: SqliteDatabase, feed: Feed) -> None:
-    async with feed.subscribe(run_id="r") as events:
+    async with feed.subscribe(run_id="r") as watch:
+        events = Each(watch)
         feed.publish_live("output_delta", session_id="s", run_id="r", data={"text": "hi"})
         live = await asyncio.wait_for(anext(events), 5)
     await emit(database, feed, 1)
@@ -161,7 +168,8 @@ async def test_an_event_of_a_refused_unit_is_never_seen(database: SqliteDatabase
 async def test_a_backlog_lost_during_the_replay_is_told_after_the_replay(database: SqliteDatabase, feed: Feed) -> None:
     await emit(database, feed, 1200)
 
-    async with feed.subscribe(cursor=1) as events:
+    async with feed.subscribe(cursor=1) as watch:
+        events = Each(watch)
         first = [await asyncio.wait_for(anext(events), 5) for _ in range(10)]
         for _ in range(15):
             await emit(database, feed, 100)
@@ -183,7 +191,8 @@ async def test_events_that_leave_the_window_during_a_slow_replay_are_a_gap(tmp_p
 
     ids: list[int] = []
     skipped = 0
-    async with feed.subscribe(cursor=1) as events:
+    async with feed.subscribe(cursor=1) as watch:
+        events = Each(watch)
         ids.append((await asyncio.wait_for(anext(events), 5)).id or 0)
         for _ in range(30):
             await emit(database, feed, 100)
@@ -210,6 +219,80 @@ async def test_a_slow_reader_of_large_events_holds_a_bounded_number_of_bytes(
         for _ in range(100):
             feed.publish_live("trace", session_id="s", run_id="r", data=large)
         slow.close()
-        held = [event async for event in slow]
+        held = [event async for event in Each(slow)]
 
     assert 0 < sum(len(event.data) for event in held) < 12_000_000
+
+
+async def test_an_event_is_offered_only_to_those_whose_scope_admits_it(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offered(event: FeedEvent) -> int:
+        raise AssertionError("this watcher wants something else")
+
+    async with (
+        feed.subscribe() as everything,
+        feed.subscribe(session_id="s") as session,
+        feed.subscribe(run_id="r") as run,
+        feed.subscribe(session_id="s", run_id="r") as both,
+        feed.subscribe(session_id="other") as other_session,
+        feed.subscribe(run_id="other") as other_run,
+        feed.subscribe(session_id="other", run_id="r") as mixed,
+    ):
+        for stranger in (other_session, other_run, mixed):
+            monkeypatch.setattr(stranger, "offer", offered)
+        feed.publish_live("output_delta", session_id="s", run_id="r", data={"text": "hi"})
+        got = [await asyncio.wait_for(anext(watcher), 5) for watcher in (everything, session, run, both)]
+        monkeypatch.undo()
+
+    frames = [event.frame for batch in got for event in batch]
+    assert frames == [b'event: output_delta\ndata: {"text":"hi"}\n\n'] * 4
+    assert len({id(frame) for frame in frames}) == 1
+
+
+async def test_an_event_without_session_or_run_reaches_each_watcher_once(feed: Feed) -> None:
+    async with feed.subscribe() as everything, feed.subscribe(session_id="s") as session:
+        feed.publish([FeedEvent(id=1, type="runtime_updated", session_id=None, run_id=None, data=b"{}")])
+        session.nudge()
+
+        assert [event.id for event in await asyncio.wait_for(anext(everything), 5)] == [1]
+        assert await asyncio.wait_for(anext(session), 5) == []
+
+
+async def test_an_event_nobody_watches_is_not_even_encoded(feed: Feed) -> None:
+    async with feed.subscribe(run_id="another"):
+        feed.publish_live("output_delta", session_id="s", run_id="r", data={"text": object()})
+
+
+async def test_what_waits_comes_in_one_batch_of_bounded_size(database: SqliteDatabase, feed: Feed) -> None:
+    async with feed.subscribe() as watcher:
+        await emit(database, feed, 3)
+        assert [event.id for event in await asyncio.wait_for(anext(watcher), 5)] == [1, 2, 3]
+        for _ in range(3):
+            feed.publish_live("trace", session_id="s", run_id="r", data={"text": "x" * 40_000})
+        sizes = [len(await asyncio.wait_for(anext(watcher), 5)) for _ in range(3)]
+
+    assert sizes == [1, 1, 1]
+
+
+async def test_a_nudge_ends_a_wait_with_an_empty_batch_and_only_a_wait(feed: Feed) -> None:
+    async with feed.subscribe() as watcher:
+        waiting = asyncio.ensure_future(anext(watcher))
+        await asyncio.sleep(0)
+        watcher.nudge()
+        assert await asyncio.wait_for(waiting, 5) == []
+        feed.publish_live("trace", session_id="s", run_id="r", data={})
+        watcher.nudge()
+        assert len(await asyncio.wait_for(anext(watcher), 5)) == 1
+        watcher.close()
+        with pytest.raises(StopAsyncIteration):
+            await asyncio.wait_for(anext(watcher), 5)
+
+
+async def test_watchers_that_left_leave_nothing_behind(feed: Feed) -> None:
+    for number in range(3):
+        async with feed.subscribe(run_id=f"run-{number}"), feed.subscribe(run_id=f"run-{number}"):
+            assert feed.status()["subscriber_count"] == 2
+
+    assert feed.status()["subscriber_count"] == 0
+    assert feed._watchers == {}

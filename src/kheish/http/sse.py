@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Annotated, Any, Protocol
@@ -29,14 +29,12 @@ class InvalidEventCursor(Problem):
 
 
 class Event(Protocol):
-    """What a frame is made of."""
+    """What is sent to every watcher."""
 
     @property
-    def id(self) -> int | None: ...
-    @property
-    def type(self) -> str: ...
-    @property
-    def data(self) -> bytes: ...
+    def frame(self) -> bytes:
+        """One server-sent event, its empty line included."""
+        ...
 
 
 async def event_cursor(
@@ -58,16 +56,20 @@ def _parsed(text: str) -> int:
     return min(int(text[:20]), _MAX_CURSOR)
 
 
-def frame(event: Event) -> bytes:
-    """One event as bytes; an event without id moves no cursor."""
-    head = b"" if event.id is None else b"id: %d\n" % event.id
-    return b"%sevent: %s\ndata: %s\n\n" % (head, event.type.encode(), event.data)
+class Batches(Protocol):
+    """Events as they come: each batch is what was there at the time."""
+
+    def __aiter__(self) -> AsyncIterator[Sequence[Event]]: ...
+    async def __anext__(self) -> Sequence[Event]: ...
+    def nudge(self) -> None:
+        """If nothing is there, let the iteration have an empty batch now."""
+        ...
 
 
 class Source(Protocol):
     """Where a stream's events come from; entering it begins the watch."""
 
-    async def __aenter__(self) -> AsyncIterator[Event]: ...
+    async def __aenter__(self) -> Batches: ...
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
@@ -84,14 +86,14 @@ class Streams:
         self._closed = False
 
     @asynccontextmanager
-    async def watched(self, source: Source) -> AsyncIterator[AsyncIterator[Event]]:
+    async def watched(self, source: Source) -> AsyncIterator[Batches]:
         """Enter ``source``; it ends by itself when the streams are closed."""
         self._open.add(source)
         if self._closed:
             source.close()
         try:
-            async with source as events:
-                yield events
+            async with source as batches:
+                yield batches
         finally:
             self._open.discard(source)
 
@@ -111,18 +113,18 @@ class EventStream(Response):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, source: AbstractAsyncContextManager[AsyncIterator[Event]]) -> None:
+    def __init__(self, source: AbstractAsyncContextManager[Batches]) -> None:
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         # A stream has no length, and the base class wrote one for its empty body.
         del self.headers["content-length"]
         self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._source as events:
+        async with self._source as batches:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             # A comment at once: the client knows that the stream stands before the first event.
             await send({"type": "http.response.body", "body": b": open\n\n", "more_body": True})
-            pump = asyncio.create_task(_pump(events, send), name="sse-pump")
+            pump = asyncio.create_task(_pump(batches, send), name="sse-pump")
             left = asyncio.create_task(_disconnected(receive), name="sse-disconnect")
             try:
                 await asyncio.wait({pump, left}, return_when=asyncio.FIRST_COMPLETED)
@@ -134,17 +136,40 @@ class EventStream(Response):
                 raise results[0]
 
 
-async def _pump(events: AsyncIterator[Event], send: Send) -> None:
-    while True:
-        try:
-            async with asyncio.timeout(HEARTBEAT_SECONDS):
-                body = frame(await anext(events))
-        except TimeoutError:
-            body = _HEARTBEAT
-        except StopAsyncIteration:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-            return
-        await send({"type": "http.response.body", "body": body, "more_body": True})
+class _Silence:
+    """Calls ``broken`` whenever nothing was said for so long. One timer a stream: it looks back when it fires."""
+
+    def __init__(self, broken: Callable[[], None]) -> None:
+        self._broken = broken
+        self._loop = asyncio.get_running_loop()
+        self._spoken = self._loop.time()
+        self._timer = self._loop.call_later(HEARTBEAT_SECONDS, self._look)
+
+    def end(self) -> None:
+        self._spoken = self._loop.time()
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        left = self._spoken + HEARTBEAT_SECONDS - self._loop.time()
+        if left <= 0:
+            self._broken()
+            left = HEARTBEAT_SECONDS
+        self._timer = self._loop.call_later(left, self._look)
+
+
+async def _pump(batches: Batches, send: Send) -> None:
+    silence = _Silence(batches.nudge)
+    try:
+        async for batch in batches:
+            frames = [event.frame for event in batch]
+            body = frames[0] if len(frames) == 1 else b"".join(frames) or _HEARTBEAT
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            silence.end()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    finally:
+        silence.close()
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,4 +14,10 @@ class FeedEvent:
     session_id: str | None
     run_id: str | None
     data: bytes
-    """The event as one line of JSON, encoded once for every subscriber."""
+    """The event as one line of JSON."""
+    frame: bytes = field(init=False, repr=False, compare=False)
+    """The event as one server-sent frame, the same bytes for every watcher; without an id it moves no cursor."""
+
+    def __post_init__(self) -> None:
+        head = b"" if self.id is None else b"id: %d\n" % self.id
+        object.__setattr__(self, "frame", b"%sevent: %s\ndata: %s\n\n" % (head, self.type.encode(), self.data))

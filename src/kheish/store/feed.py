@@ -21,6 +21,8 @@ _SUBSCRIBER_BACKLOG = 1024
 _BACKLOG_BYTES = 8 * 1024 * 1024
 """The same in bytes: a few large events must not hold more memory than many small ones."""
 _REPLAY_PAGE = 500
+_BATCH_BYTES = 64 * 1024
+"""What a reader takes at once has left the backlog's bound, and waits for the network elsewhere."""
 
 _INSERT = "INSERT INTO feed (type, session_id, run_id, data) VALUES (:type, :session_id, :run_id, :data)"
 _REPLAY = """
@@ -46,15 +48,18 @@ SELECT COALESCE(MAX(id), 0) AS floor FROM (
 """
 
 
+_Key = tuple[str | None, str | None]
+"""Of a scope: session and run; None admits any."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Scope:
     session_id: str | None
     run_id: str | None
 
-    def admits(self, event: FeedEvent) -> bool:
-        if self.run_id is not None:
-            return event.run_id == self.run_id
-        return self.session_id is None or event.session_id == self.session_id
+    @property
+    def key(self) -> _Key:
+        return self.session_id, self.run_id
 
     @property
     def name(self) -> str:
@@ -72,7 +77,8 @@ class Feed:
         self._database = database
         self._capacity = capacity
         self._max_bytes = max_bytes
-        self._subscribers: set[Subscription] = set()
+        self._watchers: dict[_Key, set[Subscription]] = {}
+        """By scope, so that an event costs those who want it and nobody else."""
         self.tail_id = 0
         """The newest id a subscriber can have seen."""
         self._oldest_id = 0
@@ -103,13 +109,16 @@ class Feed:
         """Hand committed events to subscribers; called on the event loop in id order."""
         self.tail_id = events[-1].id or self.tail_id
         self._oldest_id = self._oldest_id or events[0].id or 0
-        self._fan_out(events)
+        if self._watchers:
+            for event in events:
+                self._offer(event, self._watching(event.session_id, event.run_id))
 
     def publish_live(self, type: str, *, session_id: str | None, run_id: str | None, data: dict[str, object]) -> None:
         """Send an event that is never stored and has no id; slow readers may miss it."""
-        if self._subscribers:
+        watchers = self._watching(session_id, run_id)
+        if watchers:
             event = FeedEvent(id=None, type=type, session_id=session_id, run_id=run_id, data=encode(data))
-            self._fan_out([event])
+            self._offer(event, watchers)
 
     def subscribe(
         self, *, cursor: int | None = None, session_id: str | None = None, run_id: str | None = None
@@ -123,7 +132,7 @@ class Feed:
         block: JsonObject = {
             "history_capacity": self._capacity,
             "retained_event_count": retained,
-            "subscriber_count": len(self._subscribers),
+            "subscriber_count": sum(map(len, self._watchers.values())),
             "next_event_id": str(self.tail_id + 1),
             "tail_event_id_cursor": str(self.tail_id),
             "replay_buffer_utilization_percent": min(100, round(100 * retained / self._capacity)),
@@ -154,9 +163,15 @@ class Feed:
             self._evicted += max(bounds["oldest"] - self._oldest_id, 0)
             self._oldest_id, self._bytes = bounds["oldest"], bounds["bytes"]
 
-    def _fan_out(self, events: list[FeedEvent]) -> None:
-        for subscriber in tuple(self._subscribers):
-            self._lagged += subscriber.offer(events)
+    def _watching(self, session_id: str | None, run_id: str | None) -> list[set[Subscription]]:
+        """Whose scope admits an event, without looking at anybody else."""
+        admitting = {(None, None), (session_id, None), (None, run_id), (session_id, run_id)}
+        return [watchers for key in admitting if (watchers := self._watchers.get(key))]
+
+    def _offer(self, event: FeedEvent, watching: list[set[Subscription]]) -> None:
+        for watchers in watching:
+            for subscription in watchers:
+                self._lagged += subscription.offer(event)
 
     def floor(self) -> int:
         """Cursors below this have lost events: the window starts right after it."""
@@ -186,18 +201,24 @@ class Feed:
 
         return await self._database.read(query)
 
-    def enter(self, subscription: Subscription) -> None:
-        self._subscribers.add(subscription)
+    def enter(self, key: _Key, subscription: Subscription) -> None:
+        self._watchers.setdefault(key, set()).add(subscription)
 
-    def leave(self, subscription: Subscription) -> None:
-        self._subscribers.discard(subscription)
+    def leave(self, key: _Key, subscription: Subscription) -> None:
+        watchers = self._watchers[key]
+        watchers.remove(subscription)
+        if not watchers:
+            del self._watchers[key]
 
     def count_gap(self) -> None:
         self._gaps += 1
 
 
 class Subscription:
-    """One watcher: a gap if events were lost, then replay, then live, without duplicates."""
+    """One watcher: a gap if events were lost, then replay, then live, without duplicates.
+
+    Iterates over batches, each of what is there at the time, up to a bound.
+    """
 
     def __init__(self, feed: Feed, scope: _Scope, cursor: int | None) -> None:
         self._feed = feed
@@ -213,12 +234,13 @@ class Subscription:
         self._lagged_through = 0
         self._last_id = 0
         self._replay_until = 0
-        self._awake = asyncio.Event()
+        self._asleep: asyncio.Future[None] | None = None
+        self._nudged = False
         self._closed = False
 
     async def __aenter__(self) -> Subscription:
         # Joined before the tail is read: an event is either in the replayed range or offered live, never neither.
-        self._feed.enter(self)
+        self._feed.enter(self._scope.key, self)
         self._replay_until = self._feed.tail_id
         self._last_id = self._replay_until if self._cursor is None else min(self._cursor, self._replay_until)
         self._cut_window()
@@ -230,24 +252,26 @@ class Subscription:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._feed.leave(self)
+        self._feed.leave(self._scope.key, self)
 
     def close(self) -> None:
         """End the iteration after what is already waiting."""
         self._closed = True
-        self._awake.set()
+        self._wake()
 
-    def offer(self, events: list[FeedEvent]) -> int:
-        """Queue what the scope admits; returns how many were dropped because the reader is too slow."""
+    def nudge(self) -> None:
+        """If nothing is there, let the iteration have an empty batch now."""
+        self._nudged = True
+        self._wake()
+
+    def offer(self, event: FeedEvent) -> int:
+        """Queue an event; returns how many were dropped because the reader is too slow."""
         dropped = 0
-        for event in events:
-            if not self._scope.admits(event):
-                continue
-            if len(self._waiting) >= _SUBSCRIBER_BACKLOG or self._waiting_bytes > _BACKLOG_BYTES:
-                dropped += self._drop_backlog()
-            self._waiting.append(event)
-            self._waiting_bytes += len(event.data)
-        self._awake.set()
+        if len(self._waiting) >= _SUBSCRIBER_BACKLOG or self._waiting_bytes > _BACKLOG_BYTES:
+            dropped = self._drop_backlog()
+        self._waiting.append(event)
+        self._waiting_bytes += len(event.frame)
+        self._wake()
         return dropped
 
     def _drop_backlog(self) -> int:
@@ -262,33 +286,55 @@ class Subscription:
     def __aiter__(self) -> Subscription:
         return self
 
-    async def __anext__(self) -> FeedEvent:
+    async def __anext__(self) -> list[FeedEvent]:
         while True:
-            if self._cut:
-                skipped, self._cut = self._cut, 0
-                return self._gap(skipped, "replay_window")
-            if self._page:
-                event = self._taken(self._page.popleft())
-                return event if event.data else self._gap(1, "replay_window")
+            if batch := self._batch():
+                self._nudged = False
+                return batch
             if self._last_id < self._replay_until:
                 await self._replay()
-            elif self._lagged:
-                # After the replay: what was dropped came later than all of it.
-                skipped, self._lagged = self._lagged, 0
-                self._last_id = self._lagged_through
-                return self._gap(skipped, "live_lag")
-            elif self._waiting:
-                event = self._waiting.popleft()
-                self._waiting_bytes -= len(event.data)
-                return self._taken(event)
+            elif self._nudged:
+                self._nudged = False
+                return []
             elif self._closed:
                 raise StopAsyncIteration
             else:
-                self._awake.clear()
-                await self._awake.wait()
+                await self._sleep()
+
+    def _batch(self) -> list[FeedEvent]:
+        """What can be read now without waiting: of one kind, in its order."""
+        if self._cut:
+            skipped, self._cut = self._cut, 0
+            return [self._gap(skipped, "replay_window")]
+        if self._page:
+            page = map(self._taken, _first(self._page))
+            return [event if event.data else self._gap(1, "replay_window") for event in page]
+        if self._last_id < self._replay_until:
+            return []
+        if self._lagged:
+            # After the replay: what was dropped came later than all of it.
+            skipped, self._lagged = self._lagged, 0
+            self._last_id = self._lagged_through
+            return [self._gap(skipped, "live_lag")]
+        events = _first(self._waiting)
+        for event in events:
+            self._waiting_bytes -= len(self._taken(event).frame)
+        return events
+
+    async def _sleep(self) -> None:
+        self._asleep = asyncio.get_running_loop().create_future()
+        try:
+            await self._asleep
+        finally:
+            self._asleep = None
+
+    def _wake(self) -> None:
+        if self._asleep is not None and not self._asleep.done():
+            self._asleep.set_result(None)
 
     def _taken(self, event: FeedEvent) -> FeedEvent:
-        self._last_id = event.id or self._last_id
+        if event.id is not None:
+            self._last_id = event.id
         return event
 
     async def _replay(self) -> None:
@@ -325,3 +371,14 @@ class Subscription:
             run_id=self._scope.run_id,
             data=data,
         )
+
+
+def _first(events: deque[FeedEvent]) -> list[FeedEvent]:
+    """Take the first events: at least one if there is any, and no more bytes than a batch may have."""
+    taken: list[FeedEvent] = []
+    size = 0
+    while events and (not taken or size + len(events[0].frame) <= _BATCH_BYTES):
+        event = events.popleft()
+        size += len(event.frame)
+        taken.append(event)
+    return taken
