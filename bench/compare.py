@@ -8,6 +8,9 @@ from typing import Literal
 from bench.figures import Figure, Results, Spread
 from bench.report import LIMIT, spread
 
+_LEAST_MOVE = 0.05
+"""Of the figure as it was."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Move:
@@ -57,7 +60,12 @@ def compare(before: Results, after: Results) -> Comparison:
 
 
 def outside(before: Spread, after: Spread) -> bool:
-    """Whether each median lies outside of the other's rounds. Either alone happens by chance, with three rounds."""
+    """Whether each median lies outside of the other's rounds, and the move is worth a line.
+
+    Either median alone is outside by chance often enough, with three rounds; and rounds may agree by chance.
+    """
+    if abs(after.median - before.median) <= _LEAST_MOVE * abs(before.median):
+        return False
     return not before.low <= after.median <= before.high and not after.low <= before.median <= after.high
 
 

@@ -101,9 +101,7 @@ def _ratios(figures: Sequence[Figure], folder: Path) -> Path | None:
     axis.margins(y=0.02)
     axis.grid(axis="x", color="#e5e8eb")
     axis.set_axisbelow(True)
-    axis.set_title(
-        "Daemon / what stands beside it: median and rounds. Upright red: the aim. Arrows: the better way", fontsize=10
-    )
+    picture.suptitle("Daemon / what stands beside it. Upright red: the aim. Arrow: the better way.", fontsize=10)
     path = folder / "ratios.png"
     picture.savefig(path, dpi=120)
     return path

@@ -36,15 +36,17 @@ def table(figures: Sequence[Figure]) -> str:
 def markdown(results: Results) -> str:
     """The generated part of the page, without its markers."""
     daemon, limits = _split(results.figures)
-    noted = [figure for figure in (*limits, *daemon) if figure.note]
+    notes: dict[str, list[str]] = {}
+    for figure in (*daemon, *limits):
+        notes.setdefault(figure.note, []).append(figure.row)
+    limits_table = _markdown_table(("limit of the machine, same run", "", "beside", "ratio"), map(_limit_cells, limits))
     lines = [
         f"Taken {results.taken_at}, {results.scale} scale, {results.rounds} rounds, {results.machine}.",
         "",
         *_markdown_table(("row", "daemon / beside", "daemon", "beside", "aim", "met"), map(_cells, daemon)),
+        *(["", *limits_table] if limits else []),
         "",
-        *_markdown_table(("limit of the machine, same run", "", "beside", "ratio"), map(_limit_cells, limits)),
-        "",
-        *(f"- *{figure.row}*: {figure.note}" for figure in noted),
+        *(f"- *{'; '.join(rows)}*: {note}" for note, rows in notes.items() if note),
     ]
     return "\n".join(lines)
 

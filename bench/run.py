@@ -35,12 +35,12 @@ RESULTS = HERE / "results"
 _FORM = TypeAdapter(Results)
 
 
-def load(path: Path) -> Results:
-    return _FORM.validate_json(path.read_bytes())
+def decode(text: bytes) -> Results:
+    return _FORM.validate_json(text)
 
 
-def store(results: Results, path: Path) -> None:
-    path.write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+def encode(results: Results) -> bytes:
+    return orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures=tuple(figures),
     )
     RESULTS.mkdir(exist_ok=True)
-    store(results, RESULTS / "latest.json")
+    (RESULTS / "latest.json").write_bytes(encode(results))
     _drawn(results)
     if before is not None:
         print("\n".join(["", *lines(compare(before, results), before, results)]))
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"broken: {', '.join(broken)}; nothing is accepted", file=sys.stderr)
         return 1
     if options.accept:
-        store(results, ACCEPTED)
+        ACCEPTED.write_bytes(encode(results))
         PAGE.write_text(placed(PAGE.read_text(), markdown(results)))
         print(f"accepted: {ACCEPTED.name}, docs/{PAGE.name}")
     return 0
@@ -89,7 +89,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.accept and options.only:
         parser.error("--accept needs the whole bench: figures of one run belong together")
     try:
-        options.before = load(options.compare) if options.compare else None
+        options.before = decode(options.compare.read_bytes()) if options.compare else None
     except (OSError, ValidationError):
         parser.error(f"{options.compare} holds no results to compare with")
     return options
