@@ -75,9 +75,10 @@ SELECT run_id, body FROM sound_outputs
 _OUTPUTS_OF_SESSION = """
 SELECT body FROM sound_outputs WHERE session_id = :session_id ORDER BY position DESC LIMIT :limit
 """
+# The plus keeps SQLite from going through all runs in order when it can go through the live ones.
 _WAITING = """
 SELECT run_id, session_id, agent_id, kind, pending_approvals, pending_questions FROM sound_runs AS runs
- WHERE status = :status ORDER BY session_id, number
+ WHERE live = 1 AND status = :status ORDER BY +session_id, number
 """
 _PENDING_OF_SESSION = """
 SELECT pending_approvals, pending_questions FROM sound_runs AS runs
@@ -95,11 +96,14 @@ _COUNT_ENDED_BEFORE = """
 SELECT COUNT(*) AS total FROM runs
  WHERE live = 0 AND finished_at_ms <= :cutoff_ms AND (:session_id IS NULL OR session_id = :session_id)
 """
-_COUNTS = "SELECT status, COUNT(*) AS runs FROM runs GROUP BY status"
+_COUNTS = """
+SELECT status, COUNT(*) AS runs FROM runs WHERE live = 1 GROUP BY status
+ UNION ALL SELECT status, COUNT(*) AS runs FROM runs WHERE live = 0 GROUP BY status
+"""
 _DEEPEST_QUEUE = """
 SELECT COUNT(*) AS depth FROM runs WHERE status = 'queued' GROUP BY session_id ORDER BY depth DESC LIMIT 1
 """
-# The plus keeps SQLite from going through all runs in order of time when it can go through the live ones.
+# The plus for the same reason.
 _LIVE = """
 SELECT run_id, status, submitted_at_ms, updated_at_ms, pending_approvals, pending_questions
   FROM sound_runs AS runs WHERE live = 1

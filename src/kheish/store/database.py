@@ -25,6 +25,8 @@ _MAX_GROUP = 256
 """Units in one commit: bounds how long a caller waits behind others."""
 _READERS = 2
 """More readers only contend for the interpreter."""
+_CHECKPOINT_PAGES = 4096
+"""Of the log before they move to the database: a page that many commits change is moved once. 16 MiB."""
 _COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _COMMIT_UNITS = (1, 2, 4, 8, 16, 32, 64, 128, _MAX_GROUP)
 _NO_TEXT = "Could not decode to UTF-8"
@@ -228,6 +230,7 @@ class SqliteDatabase:
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         connection.execute("PRAGMA busy_timeout = 5000")
         if read_only:
             connection.execute("PRAGMA query_only = ON")
