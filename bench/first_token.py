@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 
-from bench.live_streams import MESSAGE
+from bench.held import MESSAGE
 from bench.load import Client
 from bench.processes import Child
 from bench.watched import Name, Place, no_garbage_pauses, side, start_many

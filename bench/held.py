@@ -11,13 +11,16 @@ import orjson
 from bench.load import Client
 from bench.model_server import now_us
 from bench.processes import Child
-from bench.watchers import DEADLINE_S, Arrivals, Lateness
+from bench.watchers import Arrivals, Lateness
 
 PER_S = 50
 """Tokens of each stream."""
+ENDLESS = 1_000_000
+"""Tokens of an answer that goes on until the model server is told to end all."""
+MESSAGE = f"stream {ENDLESS} tokens at {PER_S} per second"
 LATE_MS = 100.0
 """The median token of a step that is carried is no later."""
-SETTLE_S = 0.5
+SETTLE_S = 0.3
 """After the last start: what starting costs is no part of a step."""
 NAP_S = 0.001
 """Between two looks of the watchers."""
@@ -52,9 +55,13 @@ class Step:
         """Processor time of the server for one token that arrived, in microseconds."""
         return 1e6 * self.server_use * self.hold_s / max(self.lateness.count, 1)
 
+    @property
+    def arrived_per_s(self) -> float:
+        return self.lateness.count / self.hold_s if self.hold_s else 0.0
+
     def __str__(self) -> str:
         if not self.lateness.count:
-            return f"{self.streams}: not all had a first token within {DEADLINE_S:g} s"
+            return f"{self.streams}: not all had a first token in time"
         lost = f", {self.lost} lost" if self.lost else ""
         return (
             f"{self.streams}: p50 {self.lateness.p50:.1f} p95 {self.lateness.p95:.1f} ms{lost}, "
@@ -86,7 +93,8 @@ class Loop:
     arrivals: Arrivals
 
     async def hold(self, *, streams: int, hold_s: float, watchers_each: int = 1) -> Step:
-        """Watch what goes on for so long, then wait for what was written meanwhile."""
+        """Watch what goes on for so long, once starts are over, then wait for what was written meanwhile."""
+        await asyncio.sleep(SETTLE_S)
         from_us = now_us() + _AHEAD_US
         until_us = from_us + int(hold_s * 1e6)
         self.arrivals.expect(from_us, until_us)

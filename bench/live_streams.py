@@ -7,21 +7,33 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
+import signal
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import uvloop
 
-from bench.held import NAP_S, PER_S, SETTLE_S, Loop, Step
+from bench.held import MESSAGE, NAP_S, Loop, Step
 from bench.load import Client
-from bench.watched import ENDLESS, Name, Place, no_garbage_pauses, place, side, start_many
+from bench.watched import Name, Place, no_garbage_pauses, place, side, start_many
 from bench.watchers import Arrivals, Watchers
 
-MESSAGE = f"stream {ENDLESS} tokens at {PER_S} per second"
 STEPS = (50, 100, 150, 200, 250, 300, 400, 500)
 
 
-async def climb(name: Name, where: Place, steps: Sequence[int], hold_s: float) -> list[Step]:
-    """Each step on top of the one before, until one is not carried."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """Seconds."""
+
+    hold_s: float
+    """How long a step is watched."""
+    begin_s: float
+    """How long all streams of a step may take to have their first token."""
+
+
+async def climb(name: Name, where: Place, steps: Sequence[int], patience: Patience) -> list[Step]:
+    """Each step on top of the one before, until one is not carried or has not begun in time."""
     done: list[Step] = []
     arrivals = Arrivals()
     streams = 0
@@ -30,16 +42,18 @@ async def climb(name: Name, where: Place, steps: Sequence[int], hold_s: float) -
             loop = Loop(server=process, model=where.model, control=control, arrivals=arrivals)
             for wanted in steps:
                 try:
-                    await start_many(server, wanted - streams, MESSAGE, arrivals)
+                    async with asyncio.timeout(patience.begin_s):
+                        await start_many(server, wanted - streams, MESSAGE, arrivals)
                 except TimeoutError:
                     done.append(Step.not_begun(wanted))
                     break
                 streams = wanted
-                await asyncio.sleep(SETTLE_S)
-                done.append(await loop.hold(streams=streams, hold_s=hold_s))
+                done.append(await loop.hold(streams=streams, hold_s=patience.hold_s))
                 if not done[-1].carried:
                     break
             await control.post("/end", {})
+            # It may be behind by seconds, and nothing of it is used again.
+            os.kill(process.pid, signal.SIGKILL)
     return done
 
 
@@ -48,14 +62,14 @@ def carried(steps: Sequence[Step]) -> int:
     return max((step.streams for step in steps if step.carried), default=0)
 
 
-def search(name: Name, where: Place, steps: Sequence[int], hold_s: float, guess: int | None) -> list[Step]:
+def search(name: Name, where: Place, steps: Sequence[int], patience: Patience, guess: int | None) -> list[Step]:
     """Climb all steps, or with a guess of an earlier round the first and those from one below it."""
     if guess is not None and guess in steps[2:]:
         near = [steps[0], *steps[steps.index(guess) - 1 :]]
-        found = uvloop.run(climb(name, where, near, hold_s))
+        found = uvloop.run(climb(name, where, near, patience))
         if carried(found) > steps[0]:
             return found
-    return uvloop.run(climb(name, where, steps, hold_s))
+    return uvloop.run(climb(name, where, steps, patience))
 
 
 def main() -> None:
@@ -69,7 +83,7 @@ def main() -> None:
     with place() as where:
         print(where.cores.note)
         for name in names:
-            for step in uvloop.run(climb(name, where, steps, options.hold)):
+            for step in uvloop.run(climb(name, where, steps, Patience(hold_s=options.hold, begin_s=10.0))):
                 print(f"{name:<7} {step}, {step.us_per_token:.0f} us a token; {step.load_note}", flush=True)
 
 

@@ -13,16 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-import orjson
-
 from bench.cores import Cores, bound, this_process
 from bench.load import Client
 from bench.processes import TOKEN, Child, child, serve
 from bench.watchers import DEADLINE_S, Arrivals, Watcher, Watchers
 
 HERE = Path(__file__).parent
-ENDLESS = 1_000_000
-"""Tokens of an answer that goes on until the model server is told to end all."""
 Name = Literal["daemon", "relay"]
 _ROUTES = """
 [routes.bench]
@@ -30,7 +26,7 @@ driver = "openai_compatible"
 default_model = "m"
 base_url = "{url}/v1"
 """
-_AT_ONCE = 4
+_AT_ONCE = 16
 _DESCRIPTORS = 8192
 
 
@@ -91,6 +87,10 @@ class Side(Protocol):
         """One more answer of the model, watched from before its first token."""
         ...
 
+    async def start_shared(self, message: str, arrivals: Arrivals, watchers: int) -> list[Watcher]:
+        """One answer that so many watch."""
+        ...
+
 
 class DaemonSide:
     """Each stream is a run in a session of its own, watched on the session's stream."""
@@ -102,19 +102,27 @@ class DaemonSide:
         self._sessions = 0
 
     async def start(self, message: str, arrivals: Arrivals) -> Watcher:
-        watcher, _ = await self.run(message, arrivals)
+        client = self._idle.pop()
+        session_id = await self.open_session(client)
+        watcher = await self._watchers.watch(self.process.url, f"/v1/sessions/{session_id}/stream", TOKEN, arrivals)
+        await client.post(f"/v1/sessions/{session_id}/runs", {"content": message})
+        self._idle.append(client)
         return watcher
 
-    async def run(self, message: str, arrivals: Arrivals) -> tuple[Watcher, str]:
-        """The same, with the run's id."""
+    async def start_shared(self, message: str, arrivals: Arrivals, watchers: int) -> list[Watcher]:
+        client = self._idle.pop()
+        session_id = await self.open_session(client)
+        path = f"/v1/sessions/{session_id}/stream"
+        watching = await self._watchers.watch_often(watchers, self.process.url, path, TOKEN, arrivals)
+        await client.post(f"/v1/sessions/{session_id}/runs", {"content": message})
+        self._idle.append(client)
+        return watching
+
+    async def open_session(self, client: Client) -> str:
         self._sessions += 1
         session_id = f"streamed-{self._sessions}"
-        client = self._idle.pop()
         await client.post("/v1/sessions", {"session_id": session_id})
-        watcher = await self._watchers.watch(self.process.url, f"/v1/sessions/{session_id}/stream", TOKEN, arrivals)
-        body = await client.post(f"/v1/sessions/{session_id}/runs", {"content": message})
-        self._idle.append(client)
-        return watcher, orjson.loads(body)["run_id"]
+        return session_id
 
 
 class RelaySide:
@@ -126,6 +134,10 @@ class RelaySide:
 
     async def start(self, message: str, arrivals: Arrivals) -> Watcher:
         return await self._watchers.watch(self.process.url, f"/{message.replace(' ', '-')}", None, arrivals)
+
+    async def start_shared(self, message: str, arrivals: Arrivals, watchers: int) -> list[Watcher]:
+        path = f"/shared/{message.replace(' ', '-')}"
+        return await self._watchers.watch_often(watchers, self.process.url, path, None, arrivals)
 
 
 @asynccontextmanager

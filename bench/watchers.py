@@ -29,6 +29,7 @@ _TOKEN_FRAME = re.compile(rb'event: output_delta\n|"delta":\{"content":')
 _PIECE = 64 * 1024
 _T = TypeVar("_T")
 _STOP_LOOK_S = 0.05
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,14 +185,23 @@ class Watchers:
             await watcher.open
         return watcher
 
+    async def watch_often(
+        self, times: int, url: str, path: str, token: str | None, arrivals: Arrivals
+    ) -> list[Watcher]:
+        """So many watchers of one stream."""
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one() -> Watcher:
+            async with gate:
+                return await self.watch(url, path, token, arrivals)
+
+        return await asyncio.gather(*(one() for _ in range(times)))
+
     def leave(self, watcher: Watcher) -> None:
         """Without a word, as a client that is killed."""
-        self._forget(watcher)
-        watcher.connection.close()
-
-    def _forget(self, watcher: Watcher) -> None:
         with contextlib.suppress(KeyError, ValueError):  # the other thread was first
             self._selector.unregister(watcher.connection)
+        watcher.connection.close()
 
     def _read_all(self) -> None:
         while not self._stopped:
@@ -204,4 +214,4 @@ class Watchers:
                     piece = b""
                 watcher.take(piece, now_us())
                 if not piece:
-                    self._forget(watcher)
+                    self.leave(watcher)
