@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,26 +95,28 @@ class Template:
 
 async def templates(place: Place) -> dict[str, Template]:
     """Run each kind of input once; `look` ends by itself, `ask` waits for an approval."""
+    state_root = place.root / "template"
+    await live(place, state_root, {"template-look": "use a tool", "template-ask": "run a command"})
+    async with _journal(state_root) as (journal, _):
+        return {name: Template(entries=tuple(await journal.load(f"template-{name}"))) for name in ("look", "ask")}
+
+
+async def live(place: Place, state_root: Path, contents: Mapping[str, str]) -> None:
+    """Have a real daemon run one input in each of these sessions, until it ends or waits for somebody."""
     options: dict[str, object] = {
-        "state_root": str(place.root / "template"),
+        "state_root": str(state_root),
         "workspace_root": str(place.workspace),
         "routes_file": str(place.routes),
     }
-    found: dict[str, Template] = {}
     async with open_daemon(from_options(options, {})) as daemon:
         await daemon.start()
         transport = httpx2.ASGITransport(app=daemon.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            for name, content in (("look", "use a tool"), ("ask", "run a command")):
-                session_id = f"template-{name}"
+            for session_id, content in contents.items():
                 (await client.post("/v1/sessions", json={"session_id": session_id})).raise_for_status()
                 (await client.post(f"/v1/sessions/{session_id}/runs", json={"content": content})).raise_for_status()
                 async with asyncio.timeout(DEADLINE_S):
                     await daemon.engine.quiescent(session_id)
-    async with _journal(place.root / "template") as (journal, _):
-        for name in ("look", "ask"):
-            found[name] = Template(entries=tuple(await journal.load(f"template-{name}")))
-    return found
 
 
 class Seed:
@@ -187,6 +189,7 @@ async def _journal(state_root: Path) -> AsyncIterator[tuple[DatabaseJournal, Sql
         database.run_offline(migrate)
         feed = Feed(database)
         database.run_offline(feed.load)
+        database.attach(feed)
         trail = database.run_offline(lambda opened: open_trail(opened, state_root, None, now_ms=0))
         tools = ToolRuntime(ToolRegistry(builtin_tools({})))
         yield DatabaseJournal(database, projections(feed, trail, tools.acts_outside)), database

@@ -41,6 +41,7 @@ def opened() -> Iterator[tuple[SqliteDatabase, DatabaseJournal]]:
         database.run_offline(migrate)
         feed = Feed(database)
         database.run_offline(feed.load)
+        database.attach(feed)
         yield database, DatabaseJournal(database, (RunsProjection(feed),))
     finally:
         database.close()

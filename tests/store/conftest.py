@@ -22,5 +22,5 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqliteD
 def feed(database: SqliteDatabase) -> Feed:
     made = Feed(database)
     database.run_offline(made.load)
-    database.subscribe(made.publish)
+    database.attach(made)
     return made

@@ -10,7 +10,8 @@ import pytest
 
 from kheish.core.problems import Conflict, StoreRejected, StoreUnavailable, StoreUnreadable
 from kheish.store.database import SqliteDatabase, Transaction
-from kheish.store.events import FeedEvent
+from kheish.store.events import Change, FeedEvent
+from kheish.store.feed import Feed
 from kheish.store.migrations import migrate, shipped
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +65,35 @@ async def test_a_unit_that_raises_is_rolled_back_alone(database: SqliteDatabase)
 
     assert isinstance(results[1], Conflict)
     assert await database.read(keys) == ["after", "before"]
+
+
+async def test_events_of_units_that_refuse_are_neither_stored_nor_given_an_id(tmp_path: Path) -> None:
+    def tell(what: str, *, refuse: bool = False) -> Callable[[Transaction], None]:
+        def unit(transaction: Transaction) -> None:
+            feed.append(transaction, type=what, session_id=None, run_id=None, data={})
+            transaction.kept.append(lambda: kept.append(what))
+            if refuse:
+                raise Conflict("no")
+
+        return unit
+
+    kept: list[str] = []
+    database = SqliteDatabase(tmp_path / "kheish.db")
+    database.run_offline(migrate)
+    feed = Feed(database)
+    database.attach(feed)
+    gate = threading.Event()
+    blocked = asyncio.ensure_future(database.write(lambda _: gate.wait(5)))
+    units = (tell("a"), tell("b"), tell("no", refuse=True), tell("c"))
+    writes = [asyncio.ensure_future(database.write(unit)) for unit in units]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(blocked, *writes, return_exceptions=True)
+    stored = await database.read(lambda reader: reader.execute("SELECT id, type FROM feed ORDER BY id").fetchall())
+    database.close()
+
+    assert [tuple(row) for row in stored] == [(1, "a"), (2, "b"), (3, "c")]
+    assert (kept, feed.tail_id) == (["a", "b", "c"], 3)
 
 
 async def test_a_constraint_that_fails_touches_no_other_unit(database: SqliteDatabase) -> None:
@@ -184,11 +214,12 @@ async def test_a_store_that_another_process_keeps_locked_refuses_the_whole_group
 
 
 def test_a_bug_in_a_subscriber_leaves_nobody_waiting_for_a_commit(tmp_path: Path) -> None:
-    def broken(events: list[FeedEvent]) -> None:
-        raise ValueError("a bug")
+    class Broken(Feed):
+        def publish(self, events: list[FeedEvent]) -> None:
+            raise ValueError("a bug")
 
     def unit(transaction: Transaction) -> str:
-        transaction.published.append(FeedEvent(id=1, type="x", session_id=None, run_id=None, data=b"{}"))
+        transaction.published.append(Change(type="x", session_id=None, run_id=None, data=b"{}"))
         return "written"
 
     async def write() -> str:
@@ -196,7 +227,9 @@ def test_a_bug_in_a_subscriber_leaves_nobody_waiting_for_a_commit(tmp_path: Path
         return await asyncio.wait_for(database.write(unit), 5)
 
     seen: list[object] = []
-    database = SqliteDatabase(tmp_path / "kheish.db", on_publish=broken)
+    database = SqliteDatabase(tmp_path / "kheish.db")
+    database.run_offline(migrate)
+    database.attach(Broken(database))
     assert asyncio.run(write()) == "written"
     assert [type(error) for error in seen] == [ValueError]
     database.close()

@@ -83,7 +83,7 @@ async def test_a_full_window_gives_one_exact_gap_then_the_retained_events(tmp_pa
     database = SqliteDatabase(tmp_path / "kheish.db")
     database.run_offline(migrate)
     feed = Feed(database, capacity=4)
-    database.subscribe(feed.publish)
+    database.attach(feed)
     for _ in range(20):
         await emit(database, feed, 1)
 
@@ -106,14 +106,14 @@ async def test_a_cursor_survives_a_restart_without_a_gap(tmp_path: Path) -> None
     database = SqliteDatabase(path)
     database.run_offline(migrate)
     feed = Feed(database)
-    database.subscribe(feed.publish)
+    database.attach(feed)
     await emit(database, feed, 3)
     database.close()
 
     database = SqliteDatabase(path)
     feed = Feed(database)
     database.run_offline(feed.load)
-    database.subscribe(feed.publish)
+    database.attach(feed)
     await emit(database, feed, 1)
 
     assert [event.id for event in await take(feed, 2, cursor=2)] == [3, 4]
@@ -186,7 +186,7 @@ async def test_events_that_leave_the_window_during_a_slow_replay_are_a_gap(tmp_p
     database = SqliteDatabase(tmp_path / "kheish.db")
     database.run_offline(migrate)
     feed = Feed(database, capacity=2000)
-    database.subscribe(feed.publish)
+    database.attach(feed)
     await emit(database, feed, 1500)
 
     ids: list[int] = []

@@ -68,7 +68,7 @@ def open_store(settings: Settings, open_database: OpenDatabase, stack: AsyncExit
     database.run_offline(partial(migrate, backups=settings.state_root / "backups"))
     feed = Feed(database, capacity=settings.event_history_capacity)
     database.run_offline(feed.load)
-    database.subscribe(feed.publish)
+    database.attach(feed)
     return database, feed
 
 

@@ -11,11 +11,9 @@ from kheish.engine.codec import VERSION, decode_entry, type_name
 from kheish.engine.entries import Recorded
 from kheish.engine.ports import Projection, Transition
 from kheish.store.database import Database, Transaction
+from kheish.store.rows import insert_rows
 
-_INSERT = """
-INSERT INTO journal (session_id, position, run_id, at_ms, type, version, body)
-VALUES (:session_id, :position, :run_id, :at_ms, :type, :version, :body)
-"""
+_INTO = "journal (session_id, position, run_id, at_ms, type, version, body)"
 _GROW = """
 INSERT INTO journal_sizes (session_id, bytes) VALUES (:session_id, :bytes)
 ON CONFLICT (session_id) DO UPDATE SET bytes = bytes + excluded.bytes
@@ -89,15 +87,15 @@ class DatabaseJournal:
 
     async def append(self, transition: Transition, *, also: Callable[[Transaction], None] | None = None) -> None:
         rows = [
-            {
-                "session_id": recorded.session_id,
-                "position": recorded.offset,
-                "run_id": recorded.run_id,
-                "at_ms": recorded.at_ms,
-                "type": type_name(recorded.entry),
-                "version": VERSION,
-                "body": body.decode(),
-            }
+            (
+                recorded.session_id,
+                recorded.offset,
+                recorded.run_id,
+                recorded.at_ms,
+                type_name(recorded.entry),
+                VERSION,
+                body.decode(),
+            )
             for recorded, body in zip(transition.entries, transition.bodies, strict=True)
         ]
         grown = {"session_id": transition.session_id, "bytes": sum(map(len, transition.bodies))}
@@ -106,7 +104,7 @@ class DatabaseJournal:
             # First: a replayed idempotency key refuses the whole transition before anything is written.
             if also is not None:
                 also(transaction)
-            transaction.connection.executemany(_INSERT, rows)
+            insert_rows(transaction.connection, _INTO, rows)
             transaction.connection.execute(_GROW, grown)
             for projection in self._projections:
                 projection.apply(transaction, transition)

@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from kheish.core.problems import StoreRejected, StoreUnavailable, StoreUnreadable
 from kheish.store.distribution import Distribution, Spread
-from kheish.store.events import FeedEvent
+from kheish.store.events import Change, EventLog, FeedEvent
 
 T = TypeVar("T")
 
@@ -51,8 +51,8 @@ class Transaction:
     """One unit of work inside a group commit."""
 
     connection: sqlite3.Connection
-    published: list[FeedEvent] = field(default_factory=list)
-    """Reaches subscribers once the commit is durable."""
+    published: list[Change] = field(default_factory=list)
+    """Stored with the commit; reaches subscribers once it is durable."""
     kept: list[Callable[[], None]] = field(default_factory=list)
     """Called in the writer's thread once the commit is durable: for what is remembered of rows that are there."""
 
@@ -115,7 +115,7 @@ class Database(Protocol):
 
 
 class _Unit(Generic[T]):
-    __slots__ = ("error", "future", "kept", "loop", "published", "result", "work")
+    __slots__ = ("error", "events", "future", "kept", "loop", "published", "result", "work")
 
     def __init__(self, work: Callable[[Transaction], T], loop: asyncio.AbstractEventLoop) -> None:
         self.work = work
@@ -123,7 +123,8 @@ class _Unit(Generic[T]):
         self.future: asyncio.Future[T] = loop.create_future()
         self.result: T | None = None
         self.error: BaseException | None = None
-        self.published: list[FeedEvent] = []
+        self.published: list[Change] = []
+        self.events: list[FeedEvent] = []
         self.kept: list[Callable[[], None]] = []
 
     def run(self, transaction: Transaction) -> None:
@@ -134,7 +135,7 @@ class _Unit(Generic[T]):
     def refuse(self, error: BaseException) -> None:
         """Nothing of it is in the commit."""
         self.error = self.error or error
-        self.published, self.kept = [], []
+        self.published, self.events, self.kept = [], [], []
 
     def settle(self) -> None:
         if self.future.done():
@@ -148,9 +149,9 @@ class _Unit(Generic[T]):
 class SqliteDatabase:
     """SQLite in WAL mode with `synchronous=FULL`. Pass None as the path for an in-memory database."""
 
-    def __init__(self, path: Path | None, *, on_publish: Callable[[list[FeedEvent]], None] | None = None) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._on_publish = on_publish
+        self._events: EventLog | None = None
         self._memory_name = f"file:kheish-{id(self):x}?mode=memory&cache=shared"
         self._connection = self._connect()
         self._inbox: queue.SimpleQueue[_Unit[Any] | None] = queue.SimpleQueue()
@@ -182,9 +183,9 @@ class SqliteDatabase:
             commit_units=self._commit_units.spread(),
         )
 
-    def subscribe(self, on_publish: Callable[[list[FeedEvent]], None]) -> None:
-        """Have ``on_publish`` called on the event loop, in id order, after each commit that published events."""
-        self._on_publish = on_publish
+    def attach(self, events: EventLog) -> None:
+        """Have ``events`` store what commits publish, and told of it afterwards."""
+        self._events = events
 
     def run_offline(self, unit: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``unit`` on the writer's connection before the first `write` (migrations, boot checks)."""
@@ -305,6 +306,7 @@ class SqliteDatabase:
             self._connection.execute("BEGIN IMMEDIATE")
             begun = True
             self._run(group)
+            self._store_events(group)
             complete = True
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -372,6 +374,13 @@ class SqliteDatabase:
             for unit in group:
                 self._run_apart(unit)
 
+    def _store_events(self, group: list[_Unit[Any]]) -> None:
+        changes = [change for unit in group for change in unit.published]
+        if changes and self._events is not None:
+            stored = iter(self._events.store(self._connection, changes))
+            for unit in group:
+                unit.events = [next(stored) for _ in unit.published]
+
     def _run_apart(self, unit: _Unit[Any]) -> None:
         self._connection.execute("SAVEPOINT unit")
         try:
@@ -392,9 +401,9 @@ class SqliteDatabase:
 
     def _deliver(self, units: list[_Unit[Any]]) -> None:
         try:
-            events = [event for unit in units for event in unit.published]
-            if events and self._on_publish is not None:
-                self._on_publish(events)
+            events = [event for unit in units for event in unit.events]
+            if events and self._events is not None:
+                self._events.publish(events)
         finally:
             for unit in units:
                 unit.settle()

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """A change a client can watch, on its way into a commit: it has no id yet."""
+
+    type: str
+    session_id: str | None
+    run_id: str | None
+    data: bytes
+    """The event as one line of JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,9 +29,25 @@ class FeedEvent:
     run_id: str | None
     data: bytes
     """The event as one line of JSON."""
-    frame: bytes = field(init=False, repr=False, compare=False)
-    """The event as one server-sent frame, the same bytes for every watcher; without an id it moves no cursor."""
+    _frame: bytes | None = field(init=False, repr=False, compare=False, default=None)
 
-    def __post_init__(self) -> None:
-        head = b"" if self.id is None else b"id: %d\n" % self.id
-        object.__setattr__(self, "frame", b"%sevent: %s\ndata: %s\n\n" % (head, self.type.encode(), self.data))
+    @property
+    def frame(self) -> bytes:
+        """The event as one server-sent frame, the same bytes for every watcher; without an id it moves no cursor."""
+        if (made := self._frame) is None:
+            head = b"" if self.id is None else b"id: %d\n" % self.id
+            made = b"%sevent: %s\ndata: %s\n\n" % (head, self.type.encode(), self.data)
+            object.__setattr__(self, "_frame", made)
+        return made
+
+
+class EventLog(Protocol):
+    """Where the changes of commits go."""
+
+    def store(self, connection: sqlite3.Connection, changes: Sequence[Change]) -> list[FeedEvent]:
+        """Write the changes of one commit, in order, in the writer's thread; returns them with their ids."""
+        ...
+
+    def publish(self, events: list[FeedEvent]) -> None:
+        """Called on the event loop, in id order, once the commit of ``events`` is durable."""
+        ...

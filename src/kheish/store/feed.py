@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
 from kheish.core.jsonvalue import JsonObject, encode
 from kheish.store.database import Database, Transaction
-from kheish.store.events import FeedEvent
+from kheish.store.events import Change, FeedEvent
+from kheish.store.rows import insert_rows
 
 DEFAULT_CAPACITY_ROWS = 100_000
 MAX_BYTES = 256 * 1024 * 1024
@@ -24,7 +26,7 @@ _REPLAY_PAGE = 500
 _BATCH_BYTES = 64 * 1024
 """What a reader takes at once has left the backlog's bound, and waits for the network elsewhere."""
 
-_INSERT = "INSERT INTO feed (type, session_id, run_id, data) VALUES (:type, :session_id, :run_id, :data)"
+_INTO = "feed (type, session_id, run_id, data)"
 _REPLAY = """
 SELECT id, type, session_id, run_id,
        CASE WHEN typeof(type) = 'text' AND typeof(data) = 'text' AND json_valid(data) THEN data ELSE '' END AS data
@@ -41,6 +43,8 @@ SELECT COALESCE(MIN(id), 0) AS oldest, COALESCE(MAX(id), 0) AS newest, COUNT(*) 
   FROM feed
 """
 _TRIM = "DELETE FROM feed WHERE id <= :floor"
+_BYTES_UP_TO = "SELECT COALESCE(SUM(LENGTH(data)), 0) AS bytes FROM feed WHERE id <= :floor"
+_OLDEST = "SELECT COALESCE(MIN(id), 0) AS oldest FROM feed"
 _BYTES_FLOOR = """
 SELECT COALESCE(MAX(id), 0) AS floor FROM (
     SELECT id, SUM(LENGTH(data)) OVER (ORDER BY id DESC) AS total FROM feed
@@ -96,14 +100,22 @@ class Feed:
         self, transaction: Transaction, *, type: str, session_id: str | None, run_id: str | None, data: JsonObject
     ) -> None:
         """Store one event in this commit; subscribers get it once the commit is durable."""
-        encoded = encode(data)
-        fields = {"type": type, "session_id": session_id, "run_id": run_id, "data": encoded.decode()}
-        event_id = transaction.connection.execute(_INSERT, fields).lastrowid
-        transaction.published.append(
-            FeedEvent(id=event_id, type=type, session_id=session_id, run_id=run_id, data=encoded)
-        )
-        self._bytes += len(encoded)
-        self._trim_sometimes(transaction.connection, event_id or 0)
+        change = Change(type=type, session_id=session_id, run_id=run_id, data=encode(data))
+        transaction.published.append(change)
+
+    def store(self, connection: sqlite3.Connection, changes: Sequence[Change]) -> list[FeedEvent]:
+        """Write the changes of one commit in one go; returns them with their ids."""
+        rows = [(one.type, one.session_id, one.run_id, one.data.decode()) for one in changes]
+        newest = insert_rows(connection, _INTO, rows)
+        self._bytes += sum(len(one.data) for one in changes)
+        self._since_trim += len(changes)
+        if self._since_trim >= min(_TRIM_EVERY_ROWS, self._capacity):
+            self._since_trim = 0
+            self._trim(connection, newest)
+        return [
+            FeedEvent(id=id, type=one.type, session_id=one.session_id, run_id=one.run_id, data=one.data)
+            for id, one in enumerate(changes, start=newest - len(changes) + 1)
+        ]
 
     def publish(self, events: list[FeedEvent]) -> None:
         """Hand committed events to subscribers; called on the event loop in id order."""
@@ -148,20 +160,18 @@ class Feed:
             block["newest_event_id"] = str(self.tail_id)
         return block
 
-    def _trim_sometimes(self, connection: sqlite3.Connection, newest: int) -> None:
-        self._since_trim += 1
-        if self._since_trim < min(_TRIM_EVERY_ROWS, self._capacity):
-            return
-        self._since_trim = 0
+    def _trim(self, connection: sqlite3.Connection, newest: int) -> None:
         floor = newest - self._capacity
         if self._bytes > self._max_bytes:
             row = connection.execute(_BYTES_FLOOR, {"max_bytes": self._max_bytes}).fetchone()
             floor = max(floor, row["floor"])
         if floor > 0:
+            # Only what goes is measured: reading the whole window each time would cost every run.
+            self._bytes -= connection.execute(_BYTES_UP_TO, {"floor": floor}).fetchone()["bytes"]
             connection.execute(_TRIM, {"floor": floor})
-            bounds = connection.execute(_BOUNDS).fetchone()
-            self._evicted += max(bounds["oldest"] - self._oldest_id, 0)
-            self._oldest_id, self._bytes = bounds["oldest"], bounds["bytes"]
+            oldest = connection.execute(_OLDEST).fetchone()["oldest"]
+            self._evicted += max(oldest - self._oldest_id, 0)
+            self._oldest_id = oldest
 
     def _watching(self, session_id: str | None, run_id: str | None) -> list[set[Subscription]]:
         """Whose scope admits an event, without looking at anybody else."""
