@@ -22,11 +22,9 @@ from bench.watched import Name, Place, place
 from bench.watchers import Lateness
 
 NAMES: tuple[Name, ...] = ("daemon", "relay")
-_QUICK_STEPS = (100, 200, 250, 300, 400)
+_QUICK_STEPS = (STEPS[0], 200, 250, 300, 400)
 _QUICKLY = Patience(hold_s=1.0, begin_s=4.0)
-_FULLY = Patience(hold_s=4.0, begin_s=10.0)
-_COSTED = 100
-"""Streams of the step that tells the processor time."""
+_FULLY = Patience(hold_s=3.0, begin_s=10.0)
 _NEVER_MS = 10_000.0
 """Stands for the lateness of a token that did not come."""
 
@@ -57,7 +55,7 @@ def _bounded(value: float) -> float:
 
 def _first_token(scale: Scale, where: Place, servers: dict[Name, Child]) -> list[Figure]:
     found: dict[Name, list[Lateness]] = {name: [] for name in NAMES}
-    samples = scale.times(full=60, quick=8)
+    samples = scale.times(full=40, quick=8)
     for _ in range(scale.rounds):
         for name in NAMES:
             found[name].append(uvloop.run(first_tokens(name, where, servers[name], samples=samples)))
@@ -78,7 +76,7 @@ def _first_token(scale: Scale, where: Place, servers: dict[Name, Child]) -> list
 
 def _fan_out(scale: Scale, where: Place, servers: dict[Name, Child]) -> list[Figure]:
     rounds = _Rounds()
-    hold_s = scale.times(full=4, quick=1)
+    hold_s = scale.times(full=3, quick=1)
     for _ in range(scale.times(full=scale.rounds, quick=1)):
         for name in NAMES:
             step = uvloop.run(fan_out(name, where, servers[name], hold_s=hold_s))
@@ -118,9 +116,9 @@ def _live(scale: Scale, where: Place) -> list[Figure]:
     note = f"server {where.cores.note}. Daemon, last round: {daemon}. Relay: {relay}"
     cost = figure(
         "streams.live.us_per_token",
-        f"live streams: processor time a token at {_COSTED} runs",
+        f"live streams: processor time a token at {STEPS[0]} runs",
         "us",
-        *rounds.of(lambda steps: min(steps, key=lambda step: abs(step.streams - _COSTED)).us_per_token),
+        *rounds.of(lambda steps: next(step for step in steps if step.streams == STEPS[0]).us_per_token),
         beside_name="relay",
     )
     most = figure(
