@@ -149,87 +149,85 @@ def accept(recorded: Recorded, entry: e.InputAccepted) -> RunState:
 
 def apply(state: RunState, recorded: Recorded) -> RunState:
     """Return the state after one more entry of this run."""
-    moved = replace(state, updated_at_ms=recorded.at_ms, last_offset=recorded.offset)
+    changes = _changes(state, recorded)
+    return replace(state, updated_at_ms=recorded.at_ms, last_offset=recorded.offset, **changes)  # type: ignore[arg-type]  # see `_changes`
+
+
+_Changes = dict[str, object]
+"""Fields of a run's state by name: collected first, for a new state is made only once an entry."""
+
+
+def _changes(state: RunState, recorded: Recorded) -> _Changes:
     entry = recorded.entry
     match entry:
         case e.RunStarted():
-            return replace(moved, status=RunStatus.RUNNING, started_at_ms=recorded.at_ms)
+            return {"status": RunStatus.RUNNING, "started_at_ms": recorded.at_ms}
         case e.ModelReplied():
-            return _after_reply(moved, entry)
+            return _after_reply(state, entry)
         case e.ModelFailed():
-            return _after_failure(moved, entry)
+            return _after_failure(state, entry)
         case e.CallsDecided():
-            return _after_decisions(moved, entry)
+            return _after_decisions(state, entry)
         case e.InDoubtAsked():
-            return _after_doubt(moved, entry)
+            return _after_doubt(state, entry)
         case e.ApprovalsResolved():
-            return _after_resolutions(moved, entry)
+            return _after_resolutions(state, entry)
         case e.QuestionRequested():
-            return _after_question(moved, entry)
+            return _after_question(state, entry)
         case e.QuestionResolved():
-            return replace(moved, status=RunStatus.RUNNING, kind="user_question_resume", due_at_ms=None)
+            return {"status": RunStatus.RUNNING, "kind": "user_question_resume", "due_at_ms": None}
         case e.ToolIntended(call_id=call_id, attempt=attempt):
-            return _with_call(moved, call_id, intent=entry, attempts=attempt)
+            return {"calls": _with_call(state, call_id, intent=entry, attempts=attempt)}
         case e.ToolFinished():
-            return _after_result(moved, entry)
+            return _after_result(state, entry)
         case e.FollowedUp():
-            return _after_follow_up(moved, entry)
-        case e.Microcompacted():
-            return moved
+            return _after_follow_up(state, entry)
         case e.Snipped():
-            return replace(moved, relieved=moved.overflows)
+            return {"relieved": state.overflows}
         case e.Compacted():
-            return replace(moved, relieved=moved.overflows, resumes=0, usage=state.usage + entry.usage)
+            return {"relieved": state.overflows, "resumes": 0, "usage": state.usage + entry.usage}
         case e.Woken():
-            return replace(moved, due_at_ms=None)
+            return {"due_at_ms": None}
         case e.Resumed():
-            return replace(moved, resumes=moved.resumes + 1)
+            return {"resumes": state.resumes + 1}
         case e.StopRequested():
-            return replace(moved, stop=entry)
+            return {"stop": entry}
         case e.RunEnded():
-            return replace(
-                moved,
-                status=entry.status,
-                error=entry.error,
-                output=entry.output,
-                finished_at_ms=recorded.at_ms,
-                due_at_ms=None,
-            )
-        case e.InputAccepted() | e.SessionEnded():
-            return moved
+            ended: _Changes = {"status": entry.status, "error": entry.error, "output": entry.output}
+            return {**ended, "finished_at_ms": recorded.at_ms, "due_at_ms": None}
+        case e.Microcompacted() | e.InputAccepted() | e.SessionEnded():
+            return {}
 
 
-def _after_reply(state: RunState, entry: e.ModelReplied) -> RunState:
+def _after_reply(state: RunState, entry: e.ModelReplied) -> _Changes:
     calls = tuple(CallState(call=part) for part in entry.parts if isinstance(part, ToolCallPart))
-    return replace(
-        state,
-        turn=entry.turn,
-        replied=entry,
-        calls=calls,
-        failed_attempts=0,
-        last_failure=None,
-        max_output_tokens=None,
-        tool_choice=None,
-        resumes=0,
+    return {
+        "turn": entry.turn,
+        "replied": entry,
+        "calls": calls,
+        "failed_attempts": 0,
+        "last_failure": None,
+        "max_output_tokens": None,
+        "tool_choice": None,
+        "resumes": 0,
         # Only an answer is continued; what was cut off before a tool call is not part of the next one.
-        partial_text="" if calls else state.partial_text,
-        truncations=0 if calls else state.truncations,
-        overflows=0,
-        relieved=0,
-        usage=state.usage + entry.usage,
-    )
+        "partial_text": "" if calls else state.partial_text,
+        "truncations": 0 if calls else state.truncations,
+        "overflows": 0,
+        "relieved": 0,
+        "usage": state.usage + entry.usage,
+    }
 
 
-def _after_failure(state: RunState, entry: e.ModelFailed) -> RunState:
-    return replace(
-        state,
-        failed_attempts=entry.attempt,
-        last_failure=entry,
-        due_at_ms=entry.retry_at_ms,
-        max_output_tokens=entry.max_output_tokens or state.max_output_tokens,
-        overflows=state.overflows + overflowed(entry),
-        usage=state.usage + entry.usage,
-    )
+def _after_failure(state: RunState, entry: e.ModelFailed) -> _Changes:
+    return {
+        "failed_attempts": entry.attempt,
+        "last_failure": entry,
+        "due_at_ms": entry.retry_at_ms,
+        "max_output_tokens": entry.max_output_tokens or state.max_output_tokens,
+        "overflows": state.overflows + overflowed(entry),
+        "usage": state.usage + entry.usage,
+    }
 
 
 def overflowed(entry: e.ModelFailed) -> bool:
@@ -237,28 +235,28 @@ def overflowed(entry: e.ModelFailed) -> bool:
     return entry.kind == ErrorKind.CONTEXT_WINDOW_EXCEEDED and entry.retry_at_ms is None
 
 
-def _after_question(state: RunState, entry: e.QuestionRequested) -> RunState:
-    return replace(
-        _with_call(state, entry.call_id, question=entry.request),
-        status=RunStatus.WAITING_FOR_USER_QUESTION,
-        due_at_ms=_optional_int(entry.request.get("expires_at_ms")),
-        questions_asked=state.questions_asked + 1,
-    )
+def _after_question(state: RunState, entry: e.QuestionRequested) -> _Changes:
+    return {
+        "calls": _with_call(state, entry.call_id, question=entry.request),
+        "status": RunStatus.WAITING_FOR_USER_QUESTION,
+        "due_at_ms": _optional_int(entry.request.get("expires_at_ms")),
+        "questions_asked": state.questions_asked + 1,
+    }
 
 
-def _after_decisions(state: RunState, entry: e.CallsDecided) -> RunState:
+def _after_decisions(state: RunState, entry: e.CallsDecided) -> _Changes:
     by_id = {decision.call_id: decision for decision in entry.decisions}
     calls = tuple(replace(call, decision=by_id.get(call.call.call_id, call.decision)) for call in state.calls)
     asked = sum(decision.ruling is Ruling.ASK for decision in entry.decisions)
     status = RunStatus.WAITING_FOR_APPROVAL if asked else state.status
-    return replace(state, calls=calls, status=status, approvals_asked=state.approvals_asked + asked)
+    return {"calls": calls, "status": status, "approvals_asked": state.approvals_asked + asked}
 
 
-def _after_doubt(state: RunState, entry: e.InDoubtAsked) -> RunState:
+def _after_doubt(state: RunState, entry: e.InDoubtAsked) -> _Changes:
     by_id = {request["tool_call_id"]: request for request in entry.requests}
     calls = tuple(_asked_again(call, by_id.get(call.call.call_id)) for call in state.calls)
     asked = state.approvals_asked + len(entry.requests)
-    return replace(state, calls=calls, status=RunStatus.WAITING_FOR_APPROVAL, approvals_asked=asked)
+    return {"calls": calls, "status": RunStatus.WAITING_FOR_APPROVAL, "approvals_asked": asked}
 
 
 def _asked_again(call: CallState, request: JsonObject | None) -> CallState:
@@ -269,7 +267,7 @@ def _asked_again(call: CallState, request: JsonObject | None) -> CallState:
     return replace(call, decision=decision, resolution=None, intent=None)
 
 
-def _after_resolutions(state: RunState, entry: e.ApprovalsResolved) -> RunState:
+def _after_resolutions(state: RunState, entry: e.ApprovalsResolved) -> _Changes:
     by_id = {resolution["request_id"]: resolution for resolution in entry.resolutions}
     calls = tuple(
         replace(call, resolution=by_id.get(call.decision.approval["id"], call.resolution))
@@ -278,34 +276,33 @@ def _after_resolutions(state: RunState, entry: e.ApprovalsResolved) -> RunState:
         for call in state.calls
     )
     if any(call.asking for call in calls):
-        return replace(state, calls=calls)
+        return {"calls": calls}
     # A human's decision is progress: whoever allows a call again and again is no crash loop.
-    return replace(state, calls=calls, status=RunStatus.RUNNING, kind="approval_resume", resumes=0)
+    return {"calls": calls, "status": RunStatus.RUNNING, "kind": "approval_resume", "resumes": 0}
 
 
-def _after_result(state: RunState, entry: e.ToolFinished) -> RunState:
+def _after_result(state: RunState, entry: e.ToolFinished) -> _Changes:
     modified = {
         str(update["path"])
         for update in entry.context_updates
         if update.get("type") == "file_modified" and "path" in update
     }
-    moved = _with_call(state, entry.call_id, finished=entry)
-    return replace(moved, files_modified=state.files_modified | modified, resumes=0)
+    calls = _with_call(state, entry.call_id, finished=entry)
+    return {"calls": calls, "files_modified": state.files_modified | modified, "resumes": 0}
 
 
-def _after_follow_up(state: RunState, entry: e.FollowedUp) -> RunState:
+def _after_follow_up(state: RunState, entry: e.FollowedUp) -> _Changes:
     truncated = entry.reason == "output_truncated"
     cut = "" if state.replied is None else _visible_text(state.replied)
-    return replace(
-        state,
-        replied=None,
-        calls=(),
-        follow_ups=state.follow_ups + (not truncated),
-        truncations=state.truncations + 1 if truncated else 0,
-        partial_text=state.partial_text + cut if truncated else "",
-        tool_choice=entry.tool_choice,
-        max_output_tokens=entry.max_output_tokens,
-    )
+    return {
+        "replied": None,
+        "calls": (),
+        "follow_ups": state.follow_ups + (not truncated),
+        "truncations": state.truncations + 1 if truncated else 0,
+        "partial_text": state.partial_text + cut if truncated else "",
+        "tool_choice": entry.tool_choice,
+        "max_output_tokens": entry.max_output_tokens,
+    }
 
 
 def _visible_text(reply: e.ModelReplied) -> str:
@@ -322,12 +319,11 @@ def was_truncated(state: RunState) -> bool:
     return state.replied is not None and state.replied.finish_reason is FinishReason.MAX_TOKENS and not state.calls
 
 
-def _with_call(state: RunState, call_id: str, **changes: object) -> RunState:
-    calls = tuple(
+def _with_call(state: RunState, call_id: str, **changes: object) -> tuple[CallState, ...]:
+    return tuple(
         replace(call, **changes) if call.call.call_id == call_id else call  # type: ignore[arg-type]  # names checked by callers
         for call in state.calls
     )
-    return replace(state, calls=calls)
 
 
 def _optional_int(value: object) -> int | None:
@@ -355,23 +351,21 @@ class SessionState:
 
 def advance(session: SessionState, recorded: Recorded) -> SessionState:
     """Return the session after one more entry."""
-    session = replace(session, next_offset=recorded.offset + 1)
     entry = recorded.entry
-    if recorded.run_id is None:
-        return session
-    if isinstance(entry, e.InputAccepted):
-        return replace(session, queue=(*session.queue, accept(recorded, entry)))
-    before = session.run(recorded.run_id)
-    if before is None:
-        return session
-    after = apply(before, recorded)
-    queue = tuple(run for run in session.queue if run.run_id != after.run_id)
-    if after.status.terminal:
-        active = None if session.active is not None and session.active.run_id == after.run_id else session.active
-        return replace(session, active=active, queue=queue)
-    if after.status is RunStatus.QUEUED:
-        return replace(session, queue=tuple(after if run.run_id == after.run_id else run for run in session.queue))
-    return replace(session, active=after, queue=queue)
+    active, queue = session.active, session.queue
+    if isinstance(entry, e.InputAccepted) and recorded.run_id is not None:
+        queue = (*queue, accept(recorded, entry))
+    elif recorded.run_id is not None and (before := session.run(recorded.run_id)) is not None:
+        after = apply(before, recorded)
+        if after.status is RunStatus.QUEUED:
+            queue = tuple(after if run.run_id == after.run_id else run for run in queue)
+        else:
+            queue = tuple(run for run in queue if run.run_id != after.run_id)
+            if not after.status.terminal:
+                active = after
+            elif active is not None and active.run_id == after.run_id:
+                active = None
+    return SessionState(session_id=session.session_id, next_offset=recorded.offset + 1, active=active, queue=queue)
 
 
 def fold(session_id: str, journal: Iterable[Recorded]) -> SessionState:
