@@ -31,3 +31,17 @@ DROP INDEX runs_live;
 DROP INDEX runs_ended;
 CREATE INDEX runs_live ON runs (session_id, status, live) WHERE live = 1;
 CREATE INDEX runs_ended ON runs (updated_at_ms, submitted_at_ms, status, live) WHERE live = 0;
+-- The same for the journal: the entries of all sessions that share a commit share its pages.
+CREATE TABLE journal_in_order (
+    session_id TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    run_id TEXT,
+    at_ms INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (session_id, position)
+);
+INSERT INTO journal_in_order SELECT * FROM journal ORDER BY session_id, position;
+DROP TABLE journal;
+ALTER TABLE journal_in_order RENAME TO journal;
