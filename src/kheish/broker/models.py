@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
+from kheish.http.responses import Described
 
 
-class SubjectStatus(BaseModel):
+class SubjectStatus(Described):
     """Who borrows, and what it has at the moment; a revoked subject borrows nothing any more."""
 
     subject_id: str
@@ -19,7 +19,7 @@ class SubjectStatus(BaseModel):
     active_mcp_lease_ids: list[str] | None = None
 
 
-class RouteAudience(BaseModel):
+class RouteAudience(Described):
     """What a lease is good for."""
 
     type: Literal["route"]
@@ -27,7 +27,7 @@ class RouteAudience(BaseModel):
     slot_id: str
 
 
-class Lease(BaseModel):
+class Lease(Described):
     """One credential lent for a while. Times are Unix milliseconds."""
 
     id: str
@@ -39,12 +39,12 @@ class Lease(BaseModel):
     expires_at_ms: int
 
 
-class LeaseStatus(BaseModel):
+class LeaseStatus(Described):
     lease: Lease
     revoked: bool
     active: bool
 
 
-class SlotRevoked(BaseModel):
+class SlotRevoked(Described):
     slot_id: str
     revoked_leases: int

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from pydantic import JsonValue
 from starlette.responses import PlainTextResponse, Response
 
@@ -56,12 +57,17 @@ async def capabilities() -> Response:
     return json_response(CAPABILITIES)
 
 
+def _document(app: FastAPI) -> bytes:
+    return encode(describe(app))
+
+
 @router.get("/v1/openapi.json", response_model=dict[str, JsonValue], responses=READING, operation_id="get_openapi")
 async def openapi_document(request: Request) -> Response:
     """This API, described."""
     cached: bytes | None = getattr(request.app.state, "openapi_document", None)
     if cached is None:
-        cached = request.app.state.openapi_document = encode(describe(request.app))
+        # Off the event loop: it takes a while, once, and streams go on meanwhile.
+        cached = request.app.state.openapi_document = await asyncio.to_thread(_document, request.app)
     return Response(cached, media_type="application/json")
 
 

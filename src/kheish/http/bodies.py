@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -43,7 +44,19 @@ def _is_deeper(value: JsonValue, levels: int) -> bool:
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is parsed as strict JSON: no NaN, no lone surrogates, no invalid UTF-8."""
+    """A route whose body is parsed as strict JSON: no NaN, no lone surrogates, no invalid UTF-8.
+
+    Handlers return responses that are finished, so what an answer looks like concerns the OpenAPI document alone. It is
+    worked out when somebody asks for that.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], *, response_model: Any = None, **options: Any) -> None:
+        super().__init__(path, endpoint, response_model=None, **options)
+        self._described = partial(APIRoute, path, endpoint, response_model=response_model, **options)
+
+    def described(self) -> APIRoute:
+        """This route with what it answers, for the document."""
+        return self._described()
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from kheish.http.bodies import JsonRoute
 from kheish.http.problems import SCHEMA
 
 _UNUSED_SCHEMAS = ("HTTPValidationError", "ValidationError")
@@ -15,7 +16,8 @@ _UNUSED_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 def describe(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document of ``app``."""
-    document: dict[str, Any] = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+    routes = [route.described() if isinstance(route, JsonRoute) else route for route in app.routes]
+    document: dict[str, Any] = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=routes)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for name in _UNUSED_SCHEMAS:
         schemas.pop(name, None)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from kheish.core.jsonvalue import encode
+
+
+class Described(BaseModel):
+    """What an answer looks like, for the OpenAPI document alone: nothing is built of it before that is asked for."""
+
+    model_config = ConfigDict(defer_build=True)
 
 
 def json_response(value: object, status: int = 200) -> Response:

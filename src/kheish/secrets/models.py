@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from kheish.auth.slots import SlotMode, SlotProvider
+from kheish.http.responses import Described
 
 
 class SetSecret(BaseModel):
@@ -21,7 +22,7 @@ class SetSecret(BaseModel):
     """Accepted for symmetry; the daemon writes its own time."""
 
 
-class SlotStatus(BaseModel):
+class SlotStatus(Described):
     """What is shown of a slot."""
 
     slot_id: str
@@ -32,7 +33,7 @@ class SlotStatus(BaseModel):
     details: dict[str, JsonValue] | None = None
 
 
-class Accepted(BaseModel):
+class Accepted(Described):
     """Whether there was something to remove."""
 
     accepted: bool

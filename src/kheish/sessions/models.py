@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
+from kheish.http.responses import Described
 from kheish.sessions.generation import GenerationConfig
 
 
@@ -111,7 +112,7 @@ class SetReplyTargets(BaseModel):
 # Views
 
 
-class View(BaseModel):
+class View(Described):
     """A response; more fields may follow."""
 
     model_config = ConfigDict(extra="allow")
