@@ -6,10 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from urllib.request import getproxies
 
 import httpx2
 
 from kheish.core.jsonvalue import JsonObject, JsonValue, encode
+from kheish.providers.http1_pool import MAX_IDLE, Http1Transport
 from kheish.providers.limits import Limits
 from kheish.providers.protocol import ModelReply, ProviderError, TextDelta
 from kheish.providers.reply_reader import ReplyReader, WireDecoder
@@ -22,8 +24,10 @@ _DRAIN_SECONDS = 0.05  # enough for the end of a chunked body that is already he
 
 def new_client() -> httpx2.AsyncClient:
     """Make a client fit for many long streams: no pool ceiling, no time limits of its own, no redirects."""
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
-    return httpx2.AsyncClient(timeout=None, limits=limits, follow_redirects=False)
+    if getproxies().keys() & {"http", "https", "all"}:  # proxies are the library's own engine's business
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=MAX_IDLE)
+        return httpx2.AsyncClient(timeout=None, limits=limits, follow_redirects=False)
+    return httpx2.AsyncClient(transport=Http1Transport(), timeout=None, follow_redirects=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
