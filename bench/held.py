@@ -48,7 +48,8 @@ class Step:
 
     @property
     def carried(self) -> bool:
-        return not self.lost and self.lateness.p50 <= LATE_MS
+        """Also not when the model server fell behind: fewer tokens came than were meant to."""
+        return not self.lost and self.lateness.p50 <= LATE_MS and self.pace_p95_ms <= LATE_MS
 
     @property
     def us_per_token(self) -> float:

@@ -20,6 +20,7 @@ from bench.watched import Name, Place, no_garbage_pauses, place, side, start_man
 from bench.watchers import Arrivals, Watchers
 
 STEPS = (100, 150, 200, 250, 300, 400, 500)
+"""Model server and watchers alone, on one core together, keep the pace of 500 and not of 600."""
 _LOW_STEPS = (25, 50, 75)
 """For a machine that does not even carry the first of the others."""
 
