@@ -1,4 +1,7 @@
-"""The door from the command line to the server side, which is too much to import for a command that only asks."""
+"""The door from the command line to the server side, which is too much to import for a command that only asks.
+
+Most of a start is imports. What libraries do in theirs that nothing here has a use for is left out, in this one place.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,36 @@ def serve_main() -> Callable[..., int]:
     gc.disable()
     # Nothing here validates with a plugin, and to find none pydantic reads the metadata of all that is installed.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    # structlog imports it wherever it is installed, for tracebacks with local variables: our logs show none (`logs`).
-    with _taken_for_missing("rich"):
+    _import_web_framework()
+    # structlog imports rich wherever it is installed, for tracebacks with local variables: our logs show none (`logs`).
+    # FastAPI imports all of pydantic 1 to ask of each parameter whether it is of that: none is.
+    with _taken_for_missing("rich", "pydantic.v1"):
+        from kheish.daemon.registry import routers
         from kheish.daemon.serve import main
+
+        routers()
     return main
 
 
+def _import_web_framework() -> None:
+    """FastAPI, whose forty models of an OpenAPI document are built when the first document is, not now."""
+    from pydantic import BaseModel
+
+    BaseModel.model_config["defer_build"] = True
+    try:
+        import fastapi  # noqa: F401
+    finally:
+        del BaseModel.model_config["defer_build"]
+
+
 @contextmanager
-def _taken_for_missing(name: str) -> Iterator[None]:
-    """Whoever imports this optional package does without it."""
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]  # what the import system itself writes for "not there"
+def _taken_for_missing(*names: str) -> Iterator[None]:
+    """Whoever imports one of these optional packages does without it."""
+    missing = [name for name in names if name not in sys.modules]
+    # What the import system itself writes for "not there".
+    sys.modules.update(dict.fromkeys(missing))  # type: ignore[arg-type]
     try:
         yield
     finally:
-        del sys.modules[name]
+        for name in missing:
+            del sys.modules[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from kheish.core.jsonvalue import JsonObject
 from kheish.core.problems import Problem
@@ -13,9 +14,11 @@ from kheish.providers.credentials import KeyStore, NoKeys, fits
 from kheish.providers.drivers import Driver, endpoint_for, in_family
 from kheish.providers.limits import Limits
 from kheish.providers.prices import Price
-from kheish.providers.script import Script
 from kheish.providers.tables import RoutesError
 from kheish.providers.terms import RetryPolicy, RouteTerms
+
+if TYPE_CHECKING:
+    from kheish.providers.script import Script
 
 
 class UnknownRoute(Problem):

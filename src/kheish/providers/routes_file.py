@@ -8,16 +8,18 @@ from dataclasses import replace
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kheish.providers.capabilities import FLAGS, Capabilities
 from kheish.providers.drivers import FACTS, Driver, base_url_fault
 from kheish.providers.limits import Limits
 from kheish.providers.prices import Price, read_price
 from kheish.providers.routes import ModelSupport, Route, RouteInventory, Setting
-from kheish.providers.script import Script
-from kheish.providers.script_file import load_script
 from kheish.providers.tables import RoutesError, Table, parse_toml
 from kheish.providers.terms import Backoff, RetryPolicy
+
+if TYPE_CHECKING:
+    from kheish.providers.script import Script
 
 _SHOWN_ROUTE_ID = re.compile(r"[A-Za-z0-9_.:@+-]{1,80}\Z")
 _MAX_ATTEMPTS = 10
@@ -285,4 +287,7 @@ def environment_key(names: tuple[str, ...], environ: Mapping[str, str]) -> Setti
 
 
 def _script(table: Table, root: Path) -> Script:
+    # Late: only the routes of demos and tests have a script.
+    from kheish.providers.script_file import load_script
+
     return load_script(root / table.required_text("script"), where=table.where)
