@@ -28,6 +28,8 @@ def build_app() -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # The daemon traces runs, not requests; asking for each of them whether somebody traces it is not free.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     install(app)
     for router in (*routers(), system.router):

@@ -6,9 +6,10 @@ from importlib import import_module
 
 from fastapi import APIRouter
 
+# Routes are tried in this order: the busiest first.
 CAPABILITIES = (
-    "kheish.sessions",
     "kheish.runs",
+    "kheish.sessions",
     "kheish.external_actions",
     "kheish.approvals",
     "kheish.questions",

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kheish.core.jsonvalue import JsonValue, decode
 from kheish.http.problems import PayloadTooLarge, UnsupportedMediaType, render
+from kheish.http.services import hand_over
 
 MAX_NESTING = 128
 """What is accepted must fit into a journal entry, and the encoder stops at 254 levels."""
@@ -59,6 +60,7 @@ class JsonRoute(APIRoute):
         return self._described()
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        hand_over(self.dependant)
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
