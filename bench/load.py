@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import cast
+from typing import Protocol, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -125,6 +126,30 @@ class Client:
         assert self._exchange is not None
         head = f"{method} {path} HTTP/1.1\r\n{self._fields}content-length: {len(body)}\r\n\r\n"
         return await self._exchange.send(head.encode(), body)
+
+
+@asynccontextmanager
+async def clients(url: str, token: str | None, count: int) -> AsyncIterator[list[Client]]:
+    """Some connections to one server."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(Client(url, token)) for _ in range(count)]
+
+
+class Work(Protocol):
+    """Something to do for a session."""
+
+    async def __call__(self, client: Client, session_id: str) -> None: ...
+
+
+async def share(among: Sequence[Client], session_ids: Iterable[str], work: Work) -> None:
+    """Do ``work`` for each session; every connection takes the next one when it is done with its last."""
+    waiting = iter(session_ids)
+
+    async def serve(client: Client) -> None:
+        for session_id in waiting:
+            await work(client, session_id)
+
+    await asyncio.gather(*(serve(client) for client in among))
 
 
 async def _drained(chunks: asyncio.Queue[tuple[float, bytes] | None]) -> AsyncIterator[tuple[float, bytes]]:

@@ -64,6 +64,8 @@ class Sides:
     daemon: Side
     floor: Side
     model: Child
+    place: Place
+    """The floor keeps its rows in `floor.db` of its root."""
 
     def in_turn(self, number: int) -> tuple[Side, Side]:
         """Who goes first alternates with the round."""
@@ -92,7 +94,8 @@ def sides() -> Iterator[Sides]:
         floor = stack.enter_context(child(bare, place.root / "floor.log"))
         command = serve(state=place.state, workspace=place.workspace, routes=place.routes)
         daemon = stack.enter_context(child(command, place.root / "daemon.log"))
-        yield Sides(daemon=Side(name="daemon", child=daemon), floor=Side(name="floor", child=floor), model=model)
+        served, bare_served = Side(name="daemon", child=daemon), Side(name="floor", child=floor)
+        yield Sides(daemon=served, floor=bare_served, model=model, place=place)
 
 
 async def drive(side: Side, kind: Kind, tag: str, *, sessions: int, runs: int) -> Driven:

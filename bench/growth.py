@@ -1,0 +1,51 @@
+"""How much memory a daemon has gained after many runs.
+
+Every session has two runs and is never used again. A first part of the same load fills the caches of recent sessions
+and of compiled statements; what is resident then is what the end is compared with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from bench.figures import Figure, figure
+from bench.load import Client, clients, share
+from bench.memory import peak_mb, resident_mb
+from bench.processes import TOKEN
+from bench.sides import NO_TOOL, Side
+
+GROWTH_RUNS = (10_000, 1_500)
+"""In a full and in a quick run."""
+WARM_UP_RUNS = 640
+_RUNS_A_SESSION = 2
+_AT_ONCE = 32
+_DEADLINE_S = 600.0
+
+
+async def growth(daemon: Side, runs: int) -> Figure:
+    """Megabytes over this many runs; its key names them, as fewer runs cannot show what many would."""
+    pid = daemon.child.pid
+    async with asyncio.timeout(_DEADLINE_S), clients(daemon.child.url, TOKEN, _AT_ONCE) as connections:
+        await share(connections, _sessions("warm", WARM_UP_RUNS), _converse)
+        before = resident_mb(pid)
+        await share(connections, _sessions("grown", runs), _converse)
+        after, peak = resident_mb(pid), peak_mb(pid)
+    most = "" if peak is None else f", {peak:.0f} MB at most"
+    return figure(
+        f"memory.growth_{runs}",
+        f"memory growth over {runs:,} runs",
+        "MB",
+        [after - before],
+        aim="under 3 MB over 10,000 runs",
+        note=f"from {before:.1f} MB after {WARM_UP_RUNS} runs to {after:.1f} MB{most}; 2 runs a session",
+    )
+
+
+def _sessions(name: str, runs: int) -> list[str]:
+    return [f"{name}-{number}" for number in range(runs // _RUNS_A_SESSION)]
+
+
+async def _converse(client: Client, session_id: str) -> None:
+    await client.post("/v1/sessions", {"session_id": session_id})
+    for _ in range(_RUNS_A_SESSION):
+        await client.post(f"/v1/sessions/{session_id}/input", {"content": NO_TOOL.content})
