@@ -8,7 +8,7 @@ from array import array
 from bench.held import MESSAGE
 from bench.load import Client
 from bench.processes import Child
-from bench.watched import Name, Place, no_garbage_pauses, side, start_many
+from bench.watched import Name, Place, all_begun, no_garbage_pauses, side, start_many
 from bench.watchers import DEADLINE_S, Arrivals, Lateness, Watchers
 
 LIVE = 16
@@ -23,7 +23,7 @@ async def first_tokens(name: Name, where: Place, process: Child, *, samples: int
     late_us = array("L")
     with no_garbage_pauses(), Watchers() as watchers:
         async with side(name, process, watchers) as server, Client(where.model.url) as control:
-            await start_many(server, LIVE - 1, MESSAGE, Arrivals())
+            await all_begun(await start_many(server, LIVE - 1, MESSAGE, Arrivals()))
             for _ in range(samples):
                 watcher = await server.start(_SHORT, Arrivals())
                 async with asyncio.timeout(DEADLINE_S):

@@ -124,5 +124,10 @@ class Loop:
             pace_p95_ms=kept["p95_late_us"] / 1000,
         )
 
+    async def open_streams(self) -> int:
+        """Answers the model server has begun and not ended."""
+        told: dict[str, int] = orjson.loads(await self.control.get("/pace?from=0&until=0"))
+        return told["open"]
+
     def _cpu_s(self) -> tuple[float, float, float]:
         return self.server.cpu_s() or 0.0, self.model.cpu_s() or 0.0, time.process_time()

@@ -2,7 +2,8 @@
 
 A last user message that says `stream 400 tokens at 50 per second` is answered at that pace, as a chunked stream with
 one small delta a token; each token names the microsecond it was written in (`TOKEN`). Every other request is answered
-at once. `GET /pace?from=..&until=..` tells how well the pace was kept, `POST /end` ends all paced answers.
+at once. `GET /pace?from=..&until=..` tells how well the pace was kept, `POST /end` ends all paced answers, and between
+`POST /pause` and `POST /resume` they wait, so that many can begin together.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _SLOTS = 1024
 _SPREAD = 0.618
 """Golden ratio: the phases of any number of streams fall evenly over one period."""
 _ASKED = re.compile(rb"stream (\d+) tokens at (\d+) per second")
+_COMMAND = re.compile(rb"post /(pause|resume|end) ")
 _SPAN = re.compile(rb"from=(\d+)&until=(\d+)")
 
 
@@ -88,7 +90,7 @@ class _Paced:
     transport: asyncio.Transport
     left: int
     period_us: float
-    due_us: float
+    due_us: float = 0.0
     written: int = 0
 
 
@@ -100,46 +102,70 @@ class Pacer:
         self._next_ms = 0
         """The first millisecond whose slot is still to be looked at."""
         self._open: set[_Paced] = set()
-        self._begun = 0
+        self._placed = 0
+        self._paused = False
+        self._ticking = False
         self._written_us = array("Q")
         self._late_us = array("L")
 
     def add(self, transport: asyncio.Transport, tokens: int, per_s: int) -> None:
         """Begin an answer; its first token comes within one period."""
         period_us = 1_000_000 / min(max(per_s, FEWEST_PER_S), MOST_PER_S)
-        self._begun += 1
-        now = now_us()
-        due_us = now + period_us * (self._begun * _SPREAD % 1)
         transport.write(_PACED_HEAD)
-        if not self._open:
-            self._next_ms = now // 1000
-            self._tick_later()
-        paced = _Paced(transport=transport, left=tokens, period_us=period_us, due_us=due_us)
+        paced = _Paced(transport=transport, left=tokens, period_us=period_us)
         self._open.add(paced)
-        self._ring[int(due_us) // 1000 % _SLOTS].append(paced)
+        if not self._paused:
+            self._place(paced)
+
+    def pause(self) -> None:
+        """No token is due until `resume`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Each answer goes on within one period."""
+        if self._paused:
+            self._paused = False
+            for slot in self._ring:
+                slot.clear()
+            for paced in self._open:
+                self._place(paced)
 
     def end(self) -> None:
         """End all answers, each when its next token would be due."""
         for paced in self._open:
             paced.left = 0
+        self.resume()
 
     def kept(self, from_us: int, until_us: int) -> dict[str, int]:
-        """How many tokens were written in that time, and how late they were by their own pace."""
+        """How many answers are open; how many tokens were written in that time, how late by their own pace."""
         span = slice(bisect_left(self._written_us, from_us), bisect_left(self._written_us, until_us))
         late = sorted(self._late_us[span])
-        if not late:
-            return {"tokens": 0, "p50_late_us": 0, "p95_late_us": 0, "worst_late_us": 0}
+        ranked = late or [0]
         return {
+            "open": sum(not paced.transport.is_closing() for paced in self._open),
             "tokens": len(late),
-            "p50_late_us": late[len(late) // 2],
-            "p95_late_us": late[len(late) * 95 // 100],
-            "worst_late_us": late[-1],
+            "p50_late_us": ranked[len(ranked) // 2],
+            "p95_late_us": ranked[len(ranked) * 95 // 100],
+            "worst_late_us": ranked[-1],
         }
 
+    def _place(self, paced: _Paced) -> None:
+        now = now_us()
+        self._placed += 1
+        paced.due_us = now + paced.period_us * (self._placed * _SPREAD % 1)
+        self._ring[int(paced.due_us) // 1000 % _SLOTS].append(paced)
+        if not self._ticking:
+            self._next_ms = now // 1000
+            self._tick_later()
+
     def _tick_later(self) -> None:
+        self._ticking = True
         asyncio.get_running_loop().call_later(0.001, self._tick)
 
     def _tick(self) -> None:
+        self._ticking = False
+        if self._paused:
+            return
         this_ms = now_us() // 1000
         for ms in range(max(self._next_ms, this_ms - _SLOTS), this_ms):
             slot = self._ring[ms % _SLOTS]
@@ -201,8 +227,8 @@ class ModelProtocol(asyncio.Protocol):
             span = _SPAN.search(head)
             found = self._pacer.kept(int(span[1]), int(span[2])) if span else {}
             transport.write(_document(found))
-        elif head.startswith(b"post /end"):
-            self._pacer.end()
+        elif command := _COMMAND.match(head):
+            {b"pause": self._pacer.pause, b"resume": self._pacer.resume, b"end": self._pacer.end}[command[1]]()
             transport.write(_document({}))
         elif asked := _ASKED.search(body, max(body.rfind(b'"role":"user"'), 0)):
             self._pacer.add(transport, int(asked[1]), int(asked[2]))

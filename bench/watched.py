@@ -151,17 +151,20 @@ async def side(name: Name, process: Child, watchers: Watchers) -> AsyncIterator[
 
 
 async def start_many(server: Side, count: int, message: str, arrivals: Arrivals) -> list[Watcher]:
-    """So many streams at the given pace; returns when each has its first token."""
+    """So many streams at the given pace."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def one() -> Watcher:
         async with gate:
             return await server.start(message, arrivals)
 
+    return await asyncio.gather(*(one() for _ in range(count)))
+
+
+async def all_begun(watchers: list[Watcher]) -> None:
+    """Each has its first token."""
     async with asyncio.timeout(DEADLINE_S):
-        watchers = await asyncio.gather(*(one() for _ in range(count)))
         await asyncio.gather(*(watcher.first for watcher in watchers))
-    return watchers
 
 
 @contextmanager

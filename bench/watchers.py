@@ -119,12 +119,12 @@ class Watcher:
 
     def _begin(self, piece: bytes, arrived_us: int) -> None:
         self._early += piece
-        head, _, body = self._early.partition(b"\r\n\r\n")
+        head, stands, body = self._early.partition(b"\r\n\r\n")
         if not piece or not head.startswith(b"HTTP/1.1 200"[: len(head)]):
             self._tell(self.open, ConnectionError(f"no stream: {self._early[:300]!r}"))
             self._tell(self.first, ConnectionError("the stream ended before its first token"))
             self._begun = True
-        elif body:
+        elif stands:
             self._tell(self.open, None)
             frame = _TOKEN_FRAME.search(body)
             if frame and (moment := TOKEN.search(body, frame.end())):

@@ -78,3 +78,18 @@ async def test_the_pace_that_was_kept_is_told_and_all_paced_answers_end_when_ask
     assert kept["tokens"] == len(TOKEN.findall(body.encode())) > 0
     assert 0 <= kept["p50_late_us"] <= kept["p95_late_us"] <= kept["worst_late_us"]
     assert none["tokens"] == 0
+
+
+async def test_paced_answers_that_pause_are_open_and_silent_until_they_resume() -> None:
+    async with model() as client:
+        await client.post("/pause")
+        asked = asking("stream 3 tokens at 1000 per second")
+        async with client.stream("POST", "/v1/chat/completions", json=asked) as response:
+            waiting = (await client.get("/pace", params={"from": 0, "until": now_us()})).json()
+            await client.post("/resume")
+            body = await response.aread()
+        ended = (await client.get("/pace", params={"from": 0, "until": now_us()})).json()
+
+    assert (waiting["open"], waiting["tokens"]) == (1, 0)
+    assert (ended["open"], ended["tokens"]) == (0, 3)
+    assert len(TOKEN.findall(body)) == 3

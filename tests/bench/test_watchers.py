@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench.held import Loop
 from bench.load import Client
-from bench.watched import Name, place, side, start_many
+from bench.watched import Name, all_begun, place, side, start_many
 from bench.watchers import Arrivals, Lateness, Watcher, Watchers
 from tests.http.house import DEADLINE_S
 
@@ -75,14 +75,14 @@ async def test_no_token_of_a_daemon_or_a_relay_is_lost_alone_or_shared() -> None
             with where.server(name) as process:
                 async with side(name, process, watchers) as server, Client(where.model.url) as control:
                     loop = Loop(server=process, model=where.model, control=control, arrivals=arrivals)
-                    await start_many(server, 2, "stream 1000 tokens at 100 per second", arrivals)
+                    await all_begun(await start_many(server, 2, "stream 1000 tokens at 100 per second", arrivals))
                     alone = await loop.hold(streams=2, hold_s=0.1)
                     await control.post("/end", {})
                     shared_arrivals = Arrivals()
                     watching = await server.start_shared(
                         "stream 1000 tokens at 100 per second", shared_arrivals, watchers=3
                     )
-                    await asyncio.gather(*(watcher.first for watcher in watching))
+                    await all_begun(watching)
                     loop = Loop(server=process, model=where.model, control=control, arrivals=shared_arrivals)
                     shared = await loop.hold(streams=1, hold_s=0.1, watchers_each=3)
                     await control.post("/end", {})
