@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kheish.sessions import store
 from tests.http.house import House, opened
 
 pytestmark = pytest.mark.anyio
@@ -258,3 +259,41 @@ async def test_watchers_of_a_session_get_the_snapshot_that_reading_it_gives(hous
 def request_id_of(event: Mapping[str, Any]) -> str:
     request_id: str = event["snapshot"]["pending_approvals"][0]["id"]
     return request_id
+
+
+async def test_a_view_from_memory_shows_what_the_rows_say(free: House) -> None:
+    await free.session()
+    remembered = free.daemon.board._sessions._shown
+    texts = ("hi", "emit", "break", "hi again", "question", *("more",) * 101)
+    for number, text in enumerate(texts):
+        session = "s" if text != "question" else await free.session("asking")
+        await free.submit(text, session)
+        await free.settled(session)
+        if number in (2, 3):
+            policy = {"route_policy": {"provider": "two" if number == 2 else "one"}}
+            assert (await free.client.put("/v1/sessions/s/route-policy", json=policy)).status_code == 200
+        known = (await free.get(f"/v1/sessions/{session}")).json()
+        again = (await free.get(f"/v1/sessions/{session}")).json()
+        remembered.forget(session)
+        assert known == again == (await free.get(f"/v1/sessions/{session}")).json()
+
+    assert remembered.find("s") is not None
+    assert len(known["outputs"]) == 100
+    assert [output["content"] for output in known["outputs"]] == ["You said: more"] * 100
+
+
+async def test_a_view_that_a_commit_overtakes_is_not_remembered(free: House) -> None:
+    await free.session()
+    await free.submit("hi")
+    await free.settled()
+    remembered = free.daemon.board._sessions._shown
+    remembered.forget("s")
+    with remembered.reading("s") as keep:
+        row = await free.daemon.board._database.read(lambda reader: store.get(reader, "s"))
+        assert row is not None
+        await free.submit("hi again")
+        await free.settled()
+        keep(row, [])
+
+    assert remembered.find("s") is None
+    assert len((await free.get("/v1/sessions/s")).json()["outputs"]) == 2

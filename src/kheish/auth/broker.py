@@ -7,6 +7,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from kheish.auth.credential_scope import CredentialScope
 from kheish.core.clock import Clock
@@ -231,6 +232,7 @@ def _expiry(lease: Lease) -> int:
     return lease.expires_at_ms
 
 
+@lru_cache(maxsize=4096)
 def _grant_id(subject_id: str, scope: CredentialScope, route_id: str, slot_id: str) -> str:
     lists = (scope.route_allow, scope.route_deny)
     return _digest(encode([subject_id, route_id, slot_id, *(sorted(names) for names in lists)]))

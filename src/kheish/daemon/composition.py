@@ -58,6 +58,7 @@ from kheish.runs.store import RunsProjection
 from kheish.runtime.permissions import PermissionChecks
 from kheish.runtime.service import Runtime, permission_mode
 from kheish.secrets.service import Secrets
+from kheish.sessions.recent import RecentSessions
 from kheish.sessions.service import Sessions
 from kheish.sessions.store import SessionsProjection
 from kheish.store.database import SqliteDatabase
@@ -239,7 +240,8 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     tracer = None if parts.spans is None else Tracer(parts.spans, clock=parts.clock, tool_names=tools.names)
     recorder = Recorder(registry, tool_names=tools.names)
     spending = _spending(parts)
-    observed = ObservedJournal(journal, (spending, recorder, *(() if tracer is None else (tracer,))))
+    shown = RecentSessions(runs_store.outputs_in)
+    observed = ObservedJournal(journal, (shown, spending, recorder, *(() if tracer is None else (tracer,))))
     engine = _engine(parts, observed, tools, permissions, runtime, credentials, Allowance(settings.budgets, spending))
     ledger = RunLedger(database=database, journal=journal)
     sessions = Sessions(
@@ -248,6 +250,7 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
         engine=engine,
         feed=feed,
         runs=ledger,
+        shown=shown,
         clock=parts.clock,
         ids=parts.ids,
     )
@@ -258,8 +261,8 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     metrics = Metrics(registry, take=_readings(parts, board, engine, observed, ledger, sessions).take)
     actions = ExternalActions(database=database, ledger=ledger, keys=parts.trail.keys)
     retention = Retention(database=database, clock=parts.clock)
-    shown = (ledger, sessions, runtime, board, feed, streams, checks, metrics)
-    services = (_secrets(parts, broker), credentials, retention, actions, *shown, *work)
+    facades = (ledger, sessions, runtime, board, feed, streams, checks, metrics)
+    services = (_secrets(parts, broker), credentials, retention, actions, *facades, *work)
     return Daemon(
         settings=settings,
         app=with_edge(build_app(), services, control_plane, max_body_bytes=settings.http_max_body_bytes),

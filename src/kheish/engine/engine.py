@@ -213,10 +213,18 @@ class Engine:
         watcher = (holds, future)
         self._watchers.setdefault(session_id, []).append(watcher)
         try:
-            if not holds(await self.state(session_id)):
+            known = self._durable(session_id)
+            if not holds(await self.state(session_id) if known is None else known):
                 await future
         finally:
             self._forget(session_id, watcher)
+
+    def _durable(self, session_id: str) -> SessionState | None:
+        """The session as of its last commit, where asking its task for it can be saved."""
+        worker, memory = self._workers.get(session_id), self._recent.get(session_id)
+        if worker is not None:
+            return worker.durable
+        return None if memory is None else memory.state
 
     def _forget(self, session_id: str, watcher: _Watcher) -> None:
         """Whoever stops waiting, for whatever reason, leaves nothing behind."""

@@ -138,6 +138,11 @@ class SessionWorker:
         return self.memory.state
 
     @property
+    def durable(self) -> SessionState | None:
+        """The session as of the last commit; None before its journal was read."""
+        return None if self._durable is None else self._durable[0]
+
+    @property
     def unsaved(self) -> bool:
         """It holds outcomes that are not durable: what a model said or a tool did."""
         return bool(self._buffer.entries)

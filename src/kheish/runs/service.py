@@ -142,7 +142,7 @@ class RunLedger:
     def pending(self, connection: sqlite3.Connection, session_id: str) -> tuple[str | None, str | None]:
         return store.pending_of_session(connection, session_id)
 
-    def outputs(self, connection: sqlite3.Connection, session_id: str, limit: int) -> Sequence[object]:
+    def outputs(self, connection: sqlite3.Connection, session_id: str, limit: int) -> Sequence[str]:
         return store.outputs_of_session(connection, session_id, limit)
 
     async def session_events(self, session_id: str, journal: Sequence[Recorded]) -> Sequence[JsonObject]:

@@ -322,10 +322,21 @@ def outputs_of(connection: sqlite3.Connection, run_ids: Sequence[str]) -> dict[s
     return found
 
 
-def outputs_of_session(connection: sqlite3.Connection, session_id: str, limit: int) -> list[orjson.Fragment]:
-    """The session's newest outputs, oldest first."""
+def outputs_of_session(connection: sqlite3.Connection, session_id: str, limit: int) -> list[str]:
+    """The session's newest outputs as stored, oldest first."""
     rows = connection.execute(_OUTPUTS_OF_SESSION, {"session_id": session_id, "limit": limit}).fetchall()
-    return [orjson.Fragment(row["body"]) for row in reversed(rows)]
+    return [row["body"] for row in reversed(rows)]
+
+
+def outputs_in(transition: Transition) -> list[str] | None:
+    """The outputs a commit adds; None when it may hold one that is there already, from before a restart."""
+    found: list[str] = []
+    for recorded in transition.entries:
+        for call_id, record in output_record(recorded.session_id, recorded.run_id or "", recorded.entry):
+            if call_id:
+                return None
+            found.append(encode(record).decode())
+    return found
 
 
 def pending_of_session(connection: sqlite3.Connection, session_id: str) -> tuple[str | None, str | None]:

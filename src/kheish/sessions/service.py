@@ -24,6 +24,7 @@ from kheish.http.paging import Paging, envelope
 from kheish.sessions import store
 from kheish.sessions.generation import wire
 from kheish.sessions.models import CreateSession, ReplyTarget, RoutePolicy
+from kheish.sessions.recent import SHOWN_OUTPUTS, RecentSessions
 from kheish.sessions.replies import handles
 from kheish.sessions.views import audits, materialised, policies, snapshot, summary
 from kheish.store.database import Database, Transaction
@@ -34,8 +35,6 @@ _RECENT_RECORDS = 10_000
 _MAX_ID_CHARS = 512
 _MAX_UNPAGED = 10_000
 """A bare list stays within memory."""
-_SHOWN_OUTPUTS = 100
-"""The newest outputs in a session view; `GET .../events` has all of them."""
 
 
 class SessionNotFound(Problem):
@@ -93,8 +92,8 @@ class RunFacts(Protocol):
         """Pending approvals and questions as stored JSON."""
         ...
 
-    def outputs(self, connection: sqlite3.Connection, session_id: str, limit: int) -> Sequence[object]:
-        """The newest outputs, oldest first."""
+    def outputs(self, connection: sqlite3.Connection, session_id: str, limit: int) -> Sequence[str]:
+        """The newest outputs as stored JSON, oldest first."""
         ...
 
     async def session_events(self, session_id: str, journal: Sequence[Recorded]) -> Sequence[JsonObject]:
@@ -113,6 +112,7 @@ class Sessions:
         engine: Engine,
         feed: Feed,
         runs: RunFacts,
+        shown: RecentSessions,
         clock: Clock,
         ids: IdSource,
     ) -> None:
@@ -121,6 +121,7 @@ class Sessions:
         self._engine = engine
         self._feed = feed
         self._runs = runs
+        self._shown = shown
         self._clock = clock
         self._ids = ids
         self._recent: OrderedDict[str, SessionRecord] = OrderedDict()
@@ -181,25 +182,25 @@ class Sessions:
             SessionNotFound: no session has the id.
         """
 
-        def query(reader: sqlite3.Connection) -> dict[str, object] | None:
+        known = self._shown.find(session_id)
+        if known is not None and not known.waits:
+            return _view(known.row, None, None, known.fragments())
+
+        def query(reader: sqlite3.Connection) -> tuple[sqlite3.Row, str | None, str | None, Sequence[str]] | None:
             row = store.get(reader, session_id)
             if row is None:
                 return None
-            shown = policies(row)
             waits = row["pending_approvals"] or row["pending_questions"]
-            approvals, questions = self._runs.pending(reader, session_id) if waits else (None, None)
-            shown["snapshot"] = snapshot(
-                dict(row),
-                orjson.Fragment(approvals or "[]"),
-                None if questions is None else orjson.Fragment(questions),
-            )
-            shown["outputs"] = self._runs.outputs(reader, session_id, _SHOWN_OUTPUTS)
-            return shown
+            pending = self._runs.pending(reader, session_id) if waits else (None, None)
+            return row, *pending, self._runs.outputs(reader, session_id, SHOWN_OUTPUTS)
 
-        found = await self._database.read(query)
-        if found is None:
-            raise SessionNotFound(session_id)
-        return found
+        with self._shown.reading(session_id) as keep:
+            found = await self._database.read(query)
+            if found is None:
+                raise SessionNotFound(session_id)
+            row, approvals, questions, outputs = found
+            keep(row, outputs)
+        return _view(dict(row), approvals, questions, list(map(orjson.Fragment, outputs)))
 
     async def list(self, paging: Paging, *, persona_id: str | None) -> object:
         """Summaries by session id: a bare list, or a page."""
@@ -227,7 +228,7 @@ class Sessions:
             JournalDamaged: an entry of its journal cannot be read.
         """
 
-        def query(reader: sqlite3.Connection) -> tuple[sqlite3.Row | None, Sequence[object]]:
+        def query(reader: sqlite3.Connection) -> tuple[sqlite3.Row | None, Sequence[str]]:
             return store.get(reader, session_id), self._runs.outputs(reader, session_id, -1)
 
         row, outputs = await self._database.read(query)
@@ -236,7 +237,7 @@ class Sessions:
         journal = await self._journal.load(session_id)
         # Off the loop: a long journal takes a while to write out.
         session = await asyncio.to_thread(materialised, row, journal)
-        found: dict[str, object] = {"session": session, "daemon_outputs": outputs}
+        found: dict[str, object] = {"session": session, "daemon_outputs": list(map(orjson.Fragment, outputs))}
         if run_events := await self._runs.session_events(session_id, journal):
             found["run_events"] = run_events
         return found
@@ -345,7 +346,9 @@ class Sessions:
             assert row is not None
             return SessionRecord.from_row(row)
 
-        self._remember(await self._database.write(unit))
+        changed = await self._database.write(unit)
+        self._shown.forget(session_id)
+        self._remember(changed)
 
     def _remember(self, record: SessionRecord) -> SessionRecord:
         self._recent[record.session_id] = record
@@ -362,6 +365,16 @@ class Sessions:
 
 class _Write(Protocol):
     def __call__(self, transaction: Transaction, /) -> None: ...
+
+
+def _view(
+    row: Mapping[str, object], approvals: str | None, questions: str | None, outputs: Sequence[object]
+) -> dict[str, object]:
+    shown = policies(row)
+    asked = None if questions is None else orjson.Fragment(questions)
+    shown["snapshot"] = snapshot(row, orjson.Fragment(approvals or "[]"), asked)
+    shown["outputs"] = outputs
+    return shown
 
 
 def route_policy_wire(policy: RoutePolicy) -> JsonObject:

@@ -18,12 +18,12 @@ POLICY_COLUMNS = ("route_policy", "capability_scope", "credential_scope", "reply
 _EMPTY = (None, "null", "[]", "{}")
 
 
-def policies(row: sqlite3.Row) -> dict[str, object]:
+def policies(row: Mapping[str, object] | sqlite3.Row) -> dict[str, object]:
     """The ids and the policy fields that every view of a session shows."""
     found: dict[str, object] = {"session_id": row["session_id"], "agent_id": row["agent_id"]}
     for name in POLICY_COLUMNS:
         if row[name] not in _EMPTY:
-            found[name] = orjson.Fragment(row[name])
+            found[name] = orjson.Fragment(str(row[name]))
             if name.endswith("_scope"):
                 found[f"effective_{name}"] = found[name]
     return found
