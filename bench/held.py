@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 
@@ -45,6 +46,8 @@ class Step:
     watchers_use: float = 0.0
     pace_p95_ms: float = 0.0
     """How late the model server itself was."""
+    waited: float = 0.0
+    """Of the time, how much the server was ready to go on and somebody else had its core."""
 
     @property
     def carried(self) -> bool:
@@ -74,7 +77,7 @@ class Step:
         """Shows that the load was not the slow part."""
         return (
             f"model server {100 * self.model_use:.0f} %, watchers {100 * self.watchers_use:.0f} % of their core, "
-            f"pace kept within {self.pace_p95_ms:.1f} ms (p95)"
+            f"pace kept within {self.pace_p95_ms:.1f} ms (p95); others had the server's core {100 * self.waited:.0f} % of the time"
         )
 
     @classmethod
@@ -100,9 +103,9 @@ class Loop:
         until_us = from_us + int(hold_s * 1e6)
         self.arrivals.expect(from_us, until_us)
         await asyncio.sleep(_AHEAD_US / 1e6)
-        began, before = time.perf_counter(), self._cpu_s()
+        began, before, waited = time.perf_counter(), self._cpu_s(), _waited_s(self.server)
         await asyncio.sleep(hold_s)
-        after, span_s = self._cpu_s(), time.perf_counter() - began
+        after, waited, span_s = self._cpu_s(), _waited_s(self.server) - waited, time.perf_counter() - began
         used = [(now - then) / span_s for now, then in zip(after, before, strict=True)]
         kept = orjson.loads(await self.control.get(f"/pace?from={from_us}&until={until_us}"))
         expected = kept["tokens"] * watchers_each
@@ -122,6 +125,7 @@ class Loop:
             model_use=used[1],
             watchers_use=used[2],
             pace_p95_ms=kept["p95_late_us"] / 1000,
+            waited=waited / span_s,
         )
 
     async def open_streams(self) -> int:
@@ -131,3 +135,11 @@ class Loop:
 
     def _cpu_s(self) -> tuple[float, float, float]:
         return self.server.cpu_s() or 0.0, self.model.cpu_s() or 0.0, time.process_time()
+
+
+def _waited_s(process: Child) -> float:
+    """How long its main thread has stood in line for a core so far; 0 where the system does not tell."""
+    try:
+        return int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
