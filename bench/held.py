@@ -77,7 +77,8 @@ class Step:
         """Shows that the load was not the slow part."""
         return (
             f"model server {100 * self.model_use:.0f} %, watchers {100 * self.watchers_use:.0f} % of their core, "
-            f"pace kept within {self.pace_p95_ms:.1f} ms (p95); others had the server's core {100 * self.waited:.0f} % of the time"
+            f"pace kept within {self.pace_p95_ms:.1f} ms (p95); "
+            f"others had the server's core {100 * self.waited:.0f} % of the time"
         )
 
     @classmethod
