@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import logging
 import os
 import platform
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import cast
 
 import orjson
+import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from bench.compare import compare, lines
@@ -127,4 +129,6 @@ def _drawn(results: Results) -> None:
 
 
 if __name__ == "__main__":
+    # Daemons opened in this process only make a past; what they log is not for the table's reader.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     sys.exit(main())
