@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 
 from kheish.core.jsonvalue import JsonObject
 from kheish.core.messages import FinishReason, Generation, TextPart, ToolCallPart, ToolChoice, Usage
@@ -149,8 +150,14 @@ def accept(recorded: Recorded, entry: e.InputAccepted) -> RunState:
 
 def apply(state: RunState, recorded: Recorded) -> RunState:
     """Return the state after one more entry of this run."""
-    changes = _changes(state, recorded)
-    return replace(state, updated_at_ms=recorded.at_ms, last_offset=recorded.offset, **changes)  # type: ignore[arg-type]  # see `_changes`
+    values: _Changes = dict(zip(_FIELDS, _values(state), strict=True))
+    values.update(updated_at_ms=recorded.at_ms, last_offset=recorded.offset, **_changes(state, recorded))
+    return RunState(**values)  # type: ignore[arg-type]  # names and types of its own fields
+
+
+# Every entry makes a new state: this is `replace` without its look at each field.
+_FIELDS = tuple(field.name for field in fields(RunState))
+_values = attrgetter(*_FIELDS)
 
 
 _Changes = dict[str, object]

@@ -22,6 +22,7 @@ from kheish.auth.audit_chain import (
     verify_records,
 )
 from kheish.auth.audit_key import KeyEntry
+from kheish.engine.entries import InputAccepted
 from kheish.engine.ports import Transition
 from kheish.external_actions.happenings import actions_of
 from kheish.store.database import Transaction
@@ -122,14 +123,19 @@ class TrailProjection:
         by_bucket: dict[str, list[Action]] = {}
         for action in actions_of(transition, self._acts_outside):
             by_bucket.setdefault(action.bucket, []).append(action)
+        begun = {one.run_id for one in transition.entries if isinstance(one.entry, InputAccepted)}
         for bucket, actions in by_bucket.items():
-            self._append(transaction.connection, bucket, actions)
+            # Of a run that begins here nothing can be there yet; if something is, its key refuses this commit.
+            end = (0, None) if bucket in begun else self._end(transaction.connection, bucket)
+            self._append(transaction.connection, bucket, actions, *end)
+            self._verified.add(bucket)
         for run in transition.runs:
             if run.status.terminal:
                 self._verified.discard(run.run_id)
 
-    def _append(self, connection: sqlite3.Connection, bucket: str, actions: list[Action]) -> None:
-        position, last_hash = self._end(connection, bucket)
+    def _append(
+        self, connection: sqlite3.Connection, bucket: str, actions: list[Action], position: int, last_hash: str | None
+    ) -> None:
         for action in actions:
             record = seal(action, last_hash, self._key)
             position, last_hash = position + 1, record.record_hash
@@ -148,7 +154,6 @@ class TrailProjection:
             fault = check_bucket(connection, bucket, self._keys)
             if fault is not None:
                 raise TrailBroken(f"The external actions of {bucket} were changed: {fault}.")
-        self._verified.add(bucket)
         return position or 0, record_hash
 
 
