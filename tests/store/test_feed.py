@@ -101,6 +101,31 @@ async def test_a_full_window_gives_one_exact_gap_then_the_retained_events(tmp_pa
     database.close()
 
 
+@pytest.mark.parametrize("limit", [100, 200_000])
+async def test_the_window_is_bounded_in_bytes_too_also_after_a_restart(tmp_path: Path, limit: int) -> None:
+    """The store as a whole is heavier than one of the limits and lighter than the other."""
+
+    def append(transaction: Transaction) -> None:
+        # Half as many characters as bytes.
+        feed.append(transaction, type="trace", session_id="s", run_id="r", data={"n": "é" * (limit // 20)})
+
+    path = tmp_path / "kheish.db"
+    for _ in range(2):
+        database = SqliteDatabase(path)
+        database.run_offline(migrate)
+        feed = Feed(database, capacity=20, max_bytes=limit)
+        database.run_offline(feed.load)
+        database.attach(feed)
+        for _ in range(20):
+            await database.write(append)
+        kept = await database.read(
+            lambda reader: [len(row["data"].encode()) for row in reader.execute("SELECT * FROM feed")]
+        )
+        database.close()
+
+        assert sum(kept) <= limit < sum(kept) + kept[0]
+
+
 async def test_a_cursor_survives_a_restart_without_a_gap(tmp_path: Path) -> None:
     path = tmp_path / "kheish.db"
     database = SqliteDatabase(path)

@@ -37,17 +37,17 @@ SELECT id, type, session_id, run_id,
  ORDER BY id LIMIT :limit
 """
 _BOUNDS = """
-SELECT COALESCE(MIN(id), 0) AS oldest, COALESCE(MAX(id), 0) AS newest, COUNT(*) AS retained,
-       COALESCE(SUM(LENGTH(data)), 0) AS bytes,
+SELECT COALESCE((SELECT MIN(id) FROM feed), 0) AS oldest, COALESCE((SELECT MAX(id) FROM feed), 0) AS newest,
        COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'feed'), 0) AS last
-  FROM feed
 """
+_STORE_BYTES = "SELECT page_count * page_size AS bytes FROM pragma_page_count, pragma_page_size"
+_BYTES = "SELECT COALESCE(SUM(LENGTH(CAST(data AS BLOB))), 0) AS bytes FROM feed"
 _TRIM = "DELETE FROM feed WHERE id <= :floor"
-_BYTES_UP_TO = "SELECT COALESCE(SUM(LENGTH(data)), 0) AS bytes FROM feed WHERE id <= :floor"
+_BYTES_UP_TO = f"{_BYTES} WHERE id <= :floor"
 _OLDEST = "SELECT COALESCE(MIN(id), 0) AS oldest FROM feed"
 _BYTES_FLOOR = """
 SELECT COALESCE(MAX(id), 0) AS floor FROM (
-    SELECT id, SUM(LENGTH(data)) OVER (ORDER BY id DESC) AS total FROM feed
+    SELECT id, SUM(LENGTH(CAST(data AS BLOB))) OVER (ORDER BY id DESC) AS total FROM feed
 ) WHERE total > :max_bytes
 """
 
@@ -87,6 +87,8 @@ class Feed:
         """The newest id a subscriber can have seen."""
         self._oldest_id = 0
         self._bytes = 0
+        """Of the window, or no less than that while it is not weighed."""
+        self._weighed = False
         self._since_trim = 0
         self._gaps = self._lagged = self._evicted = 0
 
@@ -94,7 +96,10 @@ class Feed:
         """Read the window's bounds; called once at boot on the writer's connection."""
         row = connection.execute(_BOUNDS).fetchone()
         self.tail_id = max(row["newest"], row["last"])
-        self._oldest_id, self._bytes = row["oldest"], row["bytes"]
+        self._oldest_id = row["oldest"]
+        # Weighing the window reads all of it. The whole store is no lighter, and mostly light enough.
+        self._bytes = connection.execute(_STORE_BYTES).fetchone()["bytes"]
+        self._weigh_if_full(connection)
 
     def append(
         self, transaction: Transaction, *, type: str, session_id: str | None, run_id: str | None, data: JsonObject
@@ -162,6 +167,7 @@ class Feed:
 
     def _trim(self, connection: sqlite3.Connection, newest: int) -> None:
         floor = newest - self._capacity
+        self._weigh_if_full(connection)
         if self._bytes > self._max_bytes:
             row = connection.execute(_BYTES_FLOOR, {"max_bytes": self._max_bytes}).fetchone()
             floor = max(floor, row["floor"])
@@ -172,6 +178,11 @@ class Feed:
             oldest = connection.execute(_OLDEST).fetchone()["oldest"]
             self._evicted += max(oldest - self._oldest_id, 0)
             self._oldest_id = oldest
+
+    def _weigh_if_full(self, connection: sqlite3.Connection) -> None:
+        if self._bytes > self._max_bytes and not self._weighed:
+            self._bytes = connection.execute(_BYTES).fetchone()["bytes"]
+            self._weighed = True
 
     def _watching(self, session_id: str | None, run_id: str | None) -> list[set[Subscription]]:
         """Whose scope admits an event, without looking at anybody else."""
