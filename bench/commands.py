@@ -13,7 +13,7 @@ from bench.figures import Figure, Scale, figure
 from bench.processes import TOKEN, child, environment, serve
 from bench.seeding import Place
 
-_TIMES = (7, 3)
+_TIMES = (7, 2)
 """Of each command in one round of a full and of a quick run; their median counts."""
 
 

@@ -14,9 +14,9 @@ from bench.memory import peak_mb, resident_mb
 from bench.processes import TOKEN
 from bench.sides import NO_TOOL, Side
 
-GROWTH_RUNS = (10_000, 1_500)
+GROWTH_RUNS = (10_000, 1_000)
 """In a full and in a quick run."""
-WARM_UP_RUNS = 640
+WARM_UP_RUNS = 600
 _RUNS_A_SESSION = 2
 _AT_ONCE = 32
 _DEADLINE_S = 600.0

@@ -42,7 +42,7 @@ def measure(scale: Scale) -> list[Figure]:
 async def _measure(both: Sides, scale: Scale) -> list[Figure]:
     rounds = range(scale.rounds)
     async with asyncio.timeout(_DEADLINE_S):
-        await drive(both.daemon, NO_TOOL, "warm-up", sessions=8, runs=scale.times(60, 25))
+        await drive(both.daemon, NO_TOOL, "warm-up", sessions=8, runs=scale.times(60, 20))
         idle = [await _idle(both, number) for number in rounds]
         live = await _live(both, scale)
         on_disk = await disk(both, scale)
@@ -93,7 +93,7 @@ async def _converse(client: Client, session_id: str) -> None:
 async def _live(both: Sides, scale: Scale) -> list[float]:
     """Kilobytes of each of some more runs that are under way; each round adds its runs to those before."""
     found: list[float] = []
-    at_once = scale.times(100, 50)
+    at_once = scale.times(100, 40)
     pid = both.daemon.child.pid
     async with clients(both.daemon.child.url, TOKEN, AT_ONCE) as connections, Client(both.model.url) as model:
         for number in range(scale.rounds):

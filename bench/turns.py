@@ -42,7 +42,7 @@ FIRST, LAST = 1, 2_000
 NUMBERS = (FIRST, 50, 200, LAST)
 LARGE, SMALL = 128_000, 8_000
 """Tokens of the model's window: the first holds the whole prompt of turn 2,000."""
-_WARM_UP = 5
+_WARM_UP = 4
 _INPUT = {"content": "hi"}
 _HERE = Path(__file__).parent
 _ROUTES = """
@@ -92,7 +92,7 @@ _Rounds = dict[int, list[_Turn]]
 
 
 def measure(scale: Scale) -> list[Figure]:
-    turns = scale.times(40, 16)
+    turns = scale.times(40, 12)
     with tempfile.TemporaryDirectory(prefix="kheish-bench-") as folder:
         place = Place(root=Path(folder))
         place.prepare()
