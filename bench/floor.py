@@ -1,7 +1,8 @@
 """The floor: a bare loop with the daemon's commits, model calls and HTTP edge, and no features at all.
 
-It makes exactly the commits of a run (two without, four with one tool), calls the same model server with the same
-HTTP client, sends the whole conversation of the session like the daemon, and answers the same submit-and-wait request.
+It makes exactly the commits of a run (two without, four with one tool), makes the same calls to the same model server
+with the same HTTP client (the daemon's instructions and tools, and the whole conversation of the session), and answers
+the same submit-and-wait request.
 What the daemon costs beyond this is the price of its features.
 """
 
@@ -11,6 +12,7 @@ import asyncio
 import socket
 import sys
 from pathlib import Path
+from typing import cast
 
 import orjson
 import uvicorn
@@ -19,8 +21,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from kheish.core.messages import Generation
+from kheish.engine.prompt import system_prompt
+from kheish.providers.chat_completions import build_body
+from kheish.providers.drivers import Driver
+from kheish.providers.protocol import ModelRequest
 from kheish.providers.transport import new_client
 from kheish.store.database import SqliteDatabase, Transaction
+from kheish.tools.builtin import builtin_tools
+from kheish.tools.registry import ToolRegistry
+from kheish.tools.runtime import ToolRuntime
 
 Message = dict[str, object]
 _TABLE = "CREATE TABLE rows (id INTEGER PRIMARY KEY, session_id TEXT NOT NULL, body TEXT NOT NULL)"
@@ -35,6 +45,7 @@ class Floor:
         self._database.run_offline(lambda connection: connection.execute(_TABLE))
         self._client = new_client()
         self._url = f"{model_url}/v1/chat/completions"
+        self._request = _request(workspace)
         self._workspace = workspace
         self._conversations: dict[str, list[Message]] = {}
         self._submitted: set[asyncio.Task[str]] = set()
@@ -85,7 +96,7 @@ class Floor:
     async def _call(self, messages: list[Message]) -> tuple[str, list[Message]]:
         text = ""
         calls: list[Message] = []
-        body = orjson.dumps({"model": "m", "stream": True, "messages": messages})
+        body = orjson.dumps({**self._request, "messages": [*self._request["messages"], *messages]})
         async with self._client.stream("POST", self._url, content=body) as response:
             async for line in response.aiter_lines():
                 if not line.startswith("data: ") or line.endswith("[DONE]"):
@@ -94,6 +105,14 @@ class Floor:
                 text += delta.get("content") or ""
                 calls += delta.get("tool_calls") or []
         return text, calls
+
+
+def _request(workspace: Path) -> dict[str, list[Message]]:
+    """What is the same in every request of the daemon, as its adapter writes it."""
+    tools = ToolRuntime(ToolRegistry(builtin_tools({}))).specs()
+    generation = Generation()
+    asked = ModelRequest(model="m", system=system_prompt(workspace), messages=(), tools=tools, generation=generation)
+    return cast("dict[str, list[Message]]", build_body(asked, Driver.OPENAI_COMPATIBLE))
 
 
 def main(state: str, workspace: str, model_url: str) -> None:
