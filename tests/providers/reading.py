@@ -22,7 +22,7 @@ RECORDINGS = Path(os.environ.get("KHEISH_RECORDINGS") or ROOT.parent / "shared" 
 
 
 def read(decoder: WireDecoder, chunks: Sequence[bytes]) -> tuple[list[TextDelta], ModelReply]:
-    """Run a whole reply through the reader, as the transport does."""
+    """Run a whole reply through the reader, as the transport does. Deltas come as if all had arrived at once."""
     reader = ReplyReader(decoder)
     deltas: list[TextDelta] = []
     for chunk in chunks:
@@ -30,7 +30,18 @@ def read(decoder: WireDecoder, chunks: Sequence[bytes]) -> tuple[list[TextDelta]
             break
         deltas += reader.feed(chunk)
     late, reply = reader.finish()
-    return deltas + late, reply
+    return joined(deltas + late), reply
+
+
+def joined(deltas: Sequence[TextDelta]) -> list[TextDelta]:
+    """Neighbours of the same part as one: how they are cut depends on how the bytes arrive."""
+    made: list[TextDelta] = []
+    for delta in deltas:
+        if made and made[-1].part == delta.part:
+            made[-1] = TextDelta(text=made[-1].text + delta.text, part=delta.part)
+        else:
+            made.append(delta)
+    return made
 
 
 def random_chunks(data: bytes, seed: int) -> list[bytes]:

@@ -59,6 +59,31 @@ def test_every_split_of_the_bytes_gives_the_same_reply(wire: Wire) -> None:
 
 
 @every_wire
+def test_tokens_that_arrive_together_are_one_delta_and_each_alone_is_one_at_once(wire: Wire) -> None:
+    frames = wire.frames(Answer(text="abcd", pieces=4))
+    together, apart = ReplyReader(wire.decoder()), ReplyReader(wire.decoder())
+
+    assert [delta.text for delta in together.feed(b"".join(frames))] == ["abcd"]
+    texts = [[delta.text for delta in apart.feed(frame)] for frame in frames]
+    assert [text for text in texts if text] == [["a"], ["b"], ["c"], ["d"]]
+
+
+def test_texts_of_different_parts_are_never_joined() -> None:
+    events: list[dict[str, object]] = [
+        {"type": "content_block_start", "index": index, "content_block": {"type": "text", "text": ""}}
+        for index in (0, 2)
+    ]
+    events += [
+        {"type": "content_block_delta", "index": index, "delta": {"type": "text_delta", "text": piece}}
+        for index, piece in ((0, "a"), (0, "b"), (2, "c"), (0, "d"), (2, "e"), (2, "f"))
+    ]
+    data = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    deltas = ReplyReader(MESSAGES.decoder()).feed(data.encode())
+
+    assert [(delta.part, delta.text) for delta in deltas] == [(0, "ab"), (1, "c"), (0, "d"), (1, "ef")]
+
+
+@every_wire
 def test_comments_unknown_events_and_carriage_returns_change_nothing(wire: Wire) -> None:
     frames = wire.frames(ANSWER)
     expected = read(wire.decoder(), frames)

@@ -232,7 +232,7 @@ async def test_a_stream_that_never_ends_is_stopped_at_the_whole_limit() -> None:
 
 async def test_text_is_handed_on_while_the_provider_is_still_talking() -> None:
     hold = threading.Event()
-    with ModelServer(Stream(answer=Answer(text="one two", pieces=2), hold_after=3, hold=hold)) as server:
+    with ModelServer(Stream(answer=Answer(text="one two", pieces=2), hold_after=2, hold=hold)) as server:
         async with provider(server) as target:
             stream = target.stream(request())
             first = await anext(stream)

@@ -151,7 +151,7 @@ def test_messages_blocks_of_every_kind_keep_their_order() -> None:
         {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}},
     )
 
-    assert [(delta.part, delta.text) for delta in deltas] == [(0, "A"), (0, "B"), (1, "C")]
+    assert [(delta.part, delta.text) for delta in deltas] == [(0, "AB"), (1, "C")]
     assert reply.parts[:-1] == (
         OpaquePart(driver="anthropic", data={"type": "redacted_thinking", "data": "zzz"}),
         TextPart(text="AB"),

@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 STOPPED = "stopped"
 UNAUTHORIZED = 401
 INVALID_STRUCTURE = "structured_output_invalid"
+_DELTA = "output_delta"
 
 
 def unusable(run: RunState, reply: ModelReply) -> tuple[str, str] | None:
@@ -186,13 +187,14 @@ class ModelCaller:
         provider = self._models.provider_for(run.route)
         await loan.take(run)
         final: ModelReply | None = None
+        publish, session_id, run_id = self._live.publish_live, run.session_id, run.run_id
+        head = {"type": _DELTA, "run_id": run_id, "session_id": session_id, "turn": step.turn, "attempt": step.attempt}
         async for item in provider.stream(replace(request, before_send=loan.before_send)):
-            match item:
-                case TextDelta(text=text, part=part):
-                    data = {"turn": step.turn, "attempt": step.attempt, "part": part, "text": text}
-                    self._publish(run, "output_delta", data)
-                case ModelReply():
-                    final = item
+            if isinstance(item, TextDelta):
+                data = {**head, "part": item.part, "text": item.text}
+                publish(_DELTA, session_id=session_id, run_id=run_id, data=data)
+            else:
+                final = item
         if final is None:
             raise AssertionError(f"the {provider.driver} adapter ended without a reply")
         return self._priced(run, request.model, final)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from kheish.core.jsonvalue import JsonObject, JsonValue
@@ -67,14 +66,11 @@ class AnthropicProvider:
         self._endpoint = endpoint
         self._betas = betas
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelReply]:
+    def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
         """Yield the reply as it arrives; see `Provider.stream`."""
         body = build_body(request)
         headers = beta_headers(self._betas, request.generation.reasoning)
-        reply = self._endpoint.stream(body, MessagesDecoder(), headers=headers, before_send=request.before_send)
-        async with aclosing(reply) as events:
-            async for event in events:
-                yield event
+        return self._endpoint.stream(body, MessagesDecoder(), headers=headers, before_send=request.before_send)
 
 
 def beta_headers(configured: tuple[str, ...], reasoning: Reasoning | None) -> dict[str, str]:

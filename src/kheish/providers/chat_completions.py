@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
 
 from kheish.core.jsonvalue import JsonObject, JsonValue
@@ -55,13 +54,10 @@ class ChatCompletionsProvider:
         self._driver = driver
         self._endpoint = endpoint
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelReply]:
+    def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
         """Yield the reply as it arrives; see `Provider.stream`."""
         body = build_body(request, self._driver)
-        reply = self._endpoint.stream(body, ChatDecoder(self.driver), before_send=request.before_send)
-        async with aclosing(reply) as events:
-            async for event in events:
-                yield event
+        return self._endpoint.stream(body, ChatDecoder(self.driver), before_send=request.before_send)
 
 
 def build_body(request: ModelRequest, driver: Driver) -> JsonObject:

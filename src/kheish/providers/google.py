@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import replace
 from urllib.parse import quote
 
@@ -65,14 +64,11 @@ class GoogleProvider:
     def __init__(self, endpoint: ModelEndpoint) -> None:
         self._endpoint = endpoint
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelReply]:
+    def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
         """Yield the reply as it arrives; see `Provider.stream`."""
         body = build_body(request)
         endpoint = replace(self._endpoint, url=model_url(self._endpoint.url, request.model))
-        reply = endpoint.stream(body, GeminiDecoder(), before_send=request.before_send)
-        async with aclosing(reply) as events:
-            async for event in events:
-                yield event
+        return endpoint.stream(body, GeminiDecoder(), before_send=request.before_send)
 
 
 def model_url(endpoint: str, model: str) -> str:

@@ -7,7 +7,7 @@ provider no longer knows that reply, it carries the whole input.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -78,26 +78,28 @@ class ResponsesProvider:
         self._dialect = dialect
         self._endpoint = endpoint
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelReply]:
+    def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
         """Yield the reply as it arrives; see `Provider.stream`."""
+        return self._attempt(request) if request.continues is None else self._continued(request)
+
+    async def _continued(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
         try:
-            async for event in self._attempt(request):
-                yield event
+            async with aclosing(self._attempt(request)) as events:
+                async for event in events:
+                    yield event
         except ProviderError as error:
-            if request.continues is None or not error.lost_continuation:
+            if not error.lost_continuation:
                 raise
         else:
             return
         # Refused before anything was said: the same call once more, with everything the provider does not know.
-        async for event in self._attempt(replace(request, continues=None)):
-            yield event
-
-    async def _attempt(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelReply]:
-        body = build_body(request, self._dialect)
-        reply = self._endpoint.stream(body, ResponsesDecoder(self.driver), before_send=request.before_send)
-        async with aclosing(reply) as events:
+        async with aclosing(self._attempt(replace(request, continues=None))) as events:
             async for event in events:
                 yield event
+
+    def _attempt(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
+        body = build_body(request, self._dialect)
+        return self._endpoint.stream(body, ResponsesDecoder(self.driver), before_send=request.before_send)
 
 
 def build_body(request: ModelRequest, dialect: Dialect = OPENAI) -> JsonObject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Protocol
 
 from kheish.core.jsonvalue import JsonObject
@@ -68,7 +69,7 @@ class ReplyReader:
         return self._done or self._decoder.finished
 
     def feed(self, chunk: bytes) -> list[TextDelta]:
-        """Take the next bytes.
+        """Take the next bytes; texts of one part that arrived together are one delta.
 
         Raises:
             ProviderError: the provider reports an error, or what it sends cannot be read.
@@ -94,7 +95,7 @@ class ReplyReader:
             if not self.finished:
                 deltas += self._frame(frame)
         self._streamed = self._streamed or bool(deltas)
-        return deltas
+        return deltas if len(deltas) < 2 else _joined(deltas)
 
     def finish(self) -> tuple[list[TextDelta], ModelReply]:
         """End the reply. Returns its texts as deltas when none was streamed before.
@@ -155,3 +156,9 @@ class ReplyReader:
 
     def _unreadable(self, reason: str) -> Exception:
         return transport_error(self._decoder.provider, "reply", f"unreadable: {reason}")
+
+
+def _joined(deltas: list[TextDelta]) -> list[TextDelta]:
+    """Who is late with reading catches up: what follows costs by the delta, not by the token."""
+    parts = groupby(deltas, key=lambda delta: delta.part)
+    return [TextDelta(text="".join(delta.text for delta in run), part=part) for part, run in parts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.request import getproxies
 
@@ -12,7 +13,7 @@ import httpx2
 
 from kheish.core.jsonvalue import JsonObject, JsonValue, encode
 from kheish.providers.http1_pool import MAX_IDLE, Http1Transport
-from kheish.providers.limits import Limits
+from kheish.providers.limits import Limits, Patience
 from kheish.providers.protocol import ModelReply, ProviderError, TextDelta
 from kheish.providers.reply_reader import ReplyReader, WireDecoder
 from kheish.providers.upstream_errors import local_error, retry_after_ms, transport_error, upstream_error
@@ -53,36 +54,35 @@ class ModelEndpoint:
         Raises:
             ProviderError: refused, broken, too slow, or cut short. Nothing is repeated here.
         """
-        deadline = asyncio.get_running_loop().time() + self.limits.whole
         request = self._request(body, headers or {})
         if before_send is not None:
             before_send(request.content)
-        response = await self._send(request, deadline)
-        try:
-            if not response.is_success:
-                raise await self._refusal(response, deadline)
-            reader = ReplyReader(decoder)
-            chunks = response.aiter_bytes()
-            while not reader.finished:
-                chunk = await self._receive(chunks, reader, deadline)
-                if chunk is None:
-                    break
-                for delta in reader.feed(chunk):
+        with Patience(self.limits) as patience:
+            response = await self._send(request, patience)
+            try:
+                if not response.is_success:
+                    raise await self._refusal(response, patience)
+                reader = ReplyReader(decoder)
+                chunks = response.aiter_bytes()
+                while not reader.finished:
+                    chunk = await self._receive(chunks, reader, patience)
+                    if chunk is None:
+                        break
+                    for delta in reader.feed(chunk):
+                        yield delta
+                late, reply = reader.finish()
+                await _drain(chunks)
+                for delta in late:
                     yield delta
-            late, reply = reader.finish()
-            await _drain(chunks)
-            for delta in late:
-                yield delta
-            yield reply
-        finally:
-            await response.aclose()
+                yield reply
+            finally:
+                await response.aclose()
 
-    async def _send(self, request: httpx2.Request, deadline: float) -> httpx2.Response:
+    async def _send(self, request: httpx2.Request, patience: Patience) -> httpx2.Response:
         try:
-            async with asyncio.timeout_at(self._next_limit(deadline)):
-                return await self.client.send(request, stream=True)
+            return await patience.wait(self.client.send(request, stream=True))
         except TimeoutError:
-            raise self._too_slow("request", deadline) from None
+            raise self._too_slow("request", patience) from None
         except httpx2.RequestError as error:
             # Only the class is named: the text of these errors can hold headers and addresses.
             raise transport_error(self.provider, "request", f"connection failed ({type(error).__name__})") from None
@@ -106,29 +106,31 @@ class ModelEndpoint:
         # Outside the handler: those errors quote the header they could not encode.
         raise local_error(self.provider, "its body, headers or address cannot be sent")
 
-    async def _receive(self, chunks: AsyncIterator[bytes], reader: ReplyReader, deadline: float) -> bytes | None:
+    async def _receive(self, chunks: AsyncIterator[bytes], reader: ReplyReader, patience: Patience) -> bytes | None:
         """Return the next bytes, None at the end, or when the reply is complete and only its tail went missing."""
         try:
-            async with asyncio.timeout_at(self._next_limit(deadline)):
-                return await anext(chunks, None)
+            return await patience.wait(chunks.__anext__())
+        except StopAsyncIteration:
+            return None
         except TimeoutError:
-            failure = self._too_slow("stream", deadline)
+            failure = self._too_slow("stream", patience)
         except httpx2.RequestError as error:
             failure = transport_error(self.provider, "stream", f"connection lost ({type(error).__name__})")
         if reader.complete:
             return None
         raise failure
 
-    async def _refusal(self, response: httpx2.Response, deadline: float) -> ProviderError:
+    async def _refusal(self, response: httpx2.Response, patience: Patience) -> ProviderError:
         body = bytearray()
-        try:
-            async with asyncio.timeout_at(self._next_limit(deadline)):
-                async for chunk in response.aiter_bytes():
-                    body += chunk
-                    if len(body) > _MAX_ERROR_BYTES:
-                        break
-        except (TimeoutError, httpx2.RequestError):
-            pass  # the status alone tells enough
+
+        async def read() -> None:
+            async for chunk in response.aiter_bytes():
+                body.extend(chunk)
+                if len(body) > _MAX_ERROR_BYTES:
+                    break
+
+        with suppress(TimeoutError, httpx2.RequestError):  # the status alone tells enough
+            await patience.wait(read())
         payload: JsonValue
         try:
             payload = load(bytes(body[:_MAX_ERROR_BYTES]))
@@ -137,11 +139,8 @@ class ModelEndpoint:
         wish = retry_after_ms(response.headers.get("retry-after"), now_ms=time.time_ns() // 1_000_000)
         return upstream_error(self.provider, "request", payload, status=response.status_code, retry_after_ms=wish)
 
-    def _next_limit(self, deadline: float) -> float:
-        return min(asyncio.get_running_loop().time() + self.limits.inactivity, deadline)
-
-    def _too_slow(self, phase: str, deadline: float) -> ProviderError:
-        if asyncio.get_running_loop().time() >= deadline:
+    def _too_slow(self, phase: str, patience: Patience) -> ProviderError:
+        if patience.exhausted:
             return transport_error(self.provider, phase, f"timed out, no end within {self.limits.whole:g} s")
         return transport_error(self.provider, phase, f"inactive, nothing received for {self.limits.inactivity:g} s")
 
