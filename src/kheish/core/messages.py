@@ -68,7 +68,8 @@ class Message:
     @property
     def text(self) -> str:
         """The visible text, parts joined without a separator."""
-        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+        texts = [part.text for part in self.parts if isinstance(part, TextPart)]
+        return texts[0] if len(texts) == 1 else "".join(texts)
 
     @property
     def tool_calls(self) -> tuple[ToolCallPart, ...]:

@@ -40,6 +40,8 @@ class ModelEndpoint:
     client: httpx2.AsyncClient = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     limits: Limits = field(default_factory=Limits)
+    _fixed: httpx2.Request | None = field(init=False, default=None, repr=False, compare=False)
+    """Address and headers, which are the same in every request: parsed once."""
 
     async def stream(
         self,
@@ -63,7 +65,7 @@ class ModelEndpoint:
                 if not response.is_success:
                     raise await self._refusal(response, patience)
                 reader = ReplyReader(decoder)
-                chunks = response.aiter_bytes()
+                chunks = _chunks(response)
                 while not reader.finished:
                     chunk = await self._receive(chunks, reader, patience)
                     if chunk is None:
@@ -89,22 +91,29 @@ class ModelEndpoint:
 
     def _request(self, body: JsonObject, headers: Mapping[str, str]) -> httpx2.Request:
         try:
-            return self.client.build_request(
-                "POST",
-                self.url,
-                content=encode(body),
-                headers={
-                    "Content-Type": "application/json",
-                    "Accept": "text/event-stream, application/json",
-                    "Accept-Encoding": "identity",  # compressed bytes would hide how much has arrived
-                    **self.headers,
-                    **headers,
-                },
-            )
+            fixed = self._fixed or self._fix()
+            fields = httpx2.Headers(fixed.headers)
+            fields.update(headers)
+            return httpx2.Request("POST", fixed.url, headers=fields, content=encode(body))
         except (ValueError, TypeError, httpx2.InvalidURL):
             pass
         # Outside the handler: those errors quote the header they could not encode.
         raise local_error(self.provider, "its body, headers or address cannot be sent")
+
+    def _fix(self) -> httpx2.Request:
+        fixed = self.client.build_request(
+            "POST",
+            self.url,
+            headers={
+                "Content-Type": "application/json",
+                "Accept": "text/event-stream, application/json",
+                "Accept-Encoding": "identity",  # compressed bytes would hide how much has arrived
+                **self.headers,
+            },
+        )
+        del fixed.headers["content-length"]  # of no body
+        object.__setattr__(self, "_fixed", fixed)
+        return fixed
 
     async def _receive(self, chunks: AsyncIterator[bytes], reader: ReplyReader, patience: Patience) -> bytes | None:
         """Return the next bytes, None at the end, or when the reply is complete and only its tail went missing."""
@@ -143,6 +152,14 @@ class ModelEndpoint:
         if patience.exhausted:
             return transport_error(self.provider, phase, f"timed out, no end within {self.limits.whole:g} s")
         return transport_error(self.provider, phase, f"inactive, nothing received for {self.limits.inactivity:g} s")
+
+
+def _chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
+    """The body as it arrives. Its layers for decoding are left out where nothing is to be decoded: they cost a token."""
+    if "content-encoding" in response.headers:
+        return response.aiter_bytes()
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    return aiter(response.stream)
 
 
 async def _drain(chunks: AsyncIterator[bytes]) -> None:
