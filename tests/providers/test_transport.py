@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import threading
 import traceback
@@ -10,15 +11,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import httpx2
 import pytest
 
 from kheish.core.messages import Generation, Reasoning, ToolCallPart, ToolChoice, user_text
+from kheish.providers.chat_completions import ChatDecoder
 from kheish.providers.drivers import Driver
+from kheish.providers.limits import Limits
 from kheish.providers.protocol import ErrorKind, ModelReply, ModelRequest, Provider, ProviderError, TextDelta
 from kheish.providers.registry import ProviderRegistry
 from kheish.providers.routes import ModelSupport, Route, RouteInventory, Setting
-from kheish.providers.transport import Limits
+from kheish.providers.transport import ModelEndpoint
 from tests.fakes.model_server import Answer, Call, ModelServer, Raw, Refusal, Request, Stream
+from tests.fakes.model_wires import chat_frames
 from tests.providers.reading import calls, text
 
 pytestmark = pytest.mark.anyio
@@ -242,6 +247,18 @@ async def test_text_is_handed_on_while_the_provider_is_still_talking() -> None:
     assert first == TextDelta(text="one ")
     assert rest[0] == TextDelta(text="two")
     assert isinstance(rest[-1], ModelReply)
+
+
+async def test_a_server_that_compresses_though_nobody_asked_is_understood() -> None:
+    packed = gzip.compress(b"".join(chat_frames(Answer(text="one two", pieces=2), "m")))
+    headers = {"content-type": "text/event-stream", "content-encoding": "gzip"}
+    answering = httpx2.MockTransport(lambda asked: httpx2.Response(200, headers=headers, content=packed))
+    async with httpx2.AsyncClient(transport=answering) as client:
+        endpoint = ModelEndpoint(provider="x", url="http://a-model/v1", client=client, headers={})
+        got = [item async for item in endpoint.stream({}, ChatDecoder("x"))]
+
+    assert got[0] == TextDelta(text="one two")
+    assert isinstance(got[-1], ModelReply)
 
 
 async def test_a_cancelled_call_leaves_at_once_and_closes_its_connection() -> None:

@@ -244,22 +244,28 @@ class ChatDecoder:
         if isinstance(usage, dict):
             self._usage = _usage(usage)
         deltas: list[TextDelta] = []
-        for choice in map(as_object, as_list(event.get("choices"))):
-            if as_int(choice.get("index")) == 0:
+        for choice in as_list(event.get("choices")):
+            if isinstance(choice, dict) and as_int(choice.get("index")) == 0:
                 deltas += self._choice(choice, as_object(choice.get("delta")))
         return deltas
 
     def _choice(self, choice: JsonObject, delta: JsonObject) -> list[TextDelta]:
-        if choice.get("error") or choice.get("finish_reason") == "error":
+        finish = choice.get("finish_reason")
+        if choice.get("error") or finish == "error":
             raise upstream_error(self.provider, "stream", choice.get("error") or {"code": "error"})
-        text = _visible(delta.get("content"))
-        refusal = as_str(delta.get("refusal"))
-        self._refused = self._refused or bool(refusal)
-        self._details.extend(map(as_object, as_list(delta.get(_REASONING_DETAILS))))
-        for piece in map(as_object, as_list(delta.get("tool_calls"))):
-            self._call_piece(piece)
-        self._finish = as_str(choice.get("finish_reason")) or self._finish
-        text += refusal
+        # Nearly every delta has a content and nothing else.
+        content = delta.get("content")
+        text = content if isinstance(content, str) else _visible(content)
+        if refusal := delta.get("refusal"):
+            text += as_str(refusal)
+            self._refused = self._refused or bool(as_str(refusal))
+        if details := delta.get(_REASONING_DETAILS):
+            self._details.extend(map(as_object, as_list(details)))
+        if pieces := delta.get("tool_calls"):
+            for piece in map(as_object, as_list(pieces)):
+                self._call_piece(piece)
+        if finish:
+            self._finish = as_str(finish) or self._finish
         if not text:
             return []
         self._text.append(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kheish.core.messages import FinishReason, Generation, Message, Part, ToolSpec, Usage
 
@@ -38,9 +38,8 @@ class ModelRequest:
     """Told the request's bytes immediately before they go out; what it raises stops them."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TextDelta:
-    """A piece of visible text as it arrives."""
+class TextDelta(NamedTuple):
+    """A piece of visible text as it arrives. A tuple, since one is made for every token."""
 
     text: str
     part: int = 0

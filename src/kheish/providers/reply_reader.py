@@ -92,8 +92,12 @@ class ReplyReader:
             raise self._unreadable("an event is too large") from None
         deltas: list[TextDelta] = []
         for frame in frames:
-            if not self.finished:
-                deltas += self._frame(frame)
+            if self.finished:
+                break
+            try:
+                deltas += self._event(frame)
+            except ValueError:
+                raise self._unreadable("an event is not JSON") from None
         self._streamed = self._streamed or bool(deltas)
         return deltas if len(deltas) < 2 else _joined(deltas)
 
@@ -135,19 +139,14 @@ class ReplyReader:
             raise self._unreadable("it has no finished reply in it")
         return reply
 
-    def _frame(self, frame: Frame) -> list[TextDelta]:
-        try:
-            return self._event(frame)
-        except ValueError:
-            raise self._unreadable("an event is not JSON") from None
-
     def _event(self, frame: Frame) -> list[TextDelta]:
-        if frame.data.strip() == b"[DONE]":
+        data = frame.data.strip()
+        if not data:
+            return []
+        if data == b"[DONE]":
             self._done = True
             return []
-        if not frame.data.strip():
-            return []
-        event = load(frame.data)
+        event = load(data)
         if not isinstance(event, dict):
             return []
         if frame.event and "type" not in event:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 """A final event repeats the whole reply, so frames are large; a line without an end must not eat the memory."""
@@ -15,9 +15,8 @@ class FrameTooLarge(Exception):
     """One frame exceeds the bound."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One event; the data is kept as bytes, since only whole frames are decoded."""
+class Frame(NamedTuple):
+    """One event; the data is kept as bytes, since only whole frames are decoded. One is made for every token."""
 
     event: str
     data: bytes
@@ -58,8 +57,9 @@ class FrameDecoder:
         self._keep(lines.pop())
         frames: list[Frame] = []
         for line in lines:
-            frame = self._line(line)
-            if frame is not None:
+            if line:
+                self._field(line)
+            elif (frame := self._end()) is not None:
                 frames.append(frame)
         return frames
 
@@ -68,8 +68,8 @@ class FrameDecoder:
         line = b"".join(self._pieces)
         self._pieces.clear()
         if line:
-            self._line(line)
-        return self._line(b"")
+            self._field(line)
+        return self._end()
 
     def _keep(self, piece: bytes) -> None:
         if piece:
@@ -78,14 +78,16 @@ class FrameDecoder:
             if self._pending + self._data_bytes > self._max_bytes:
                 raise FrameTooLarge
 
-    def _line(self, line: bytes) -> Frame | None:
+    def _end(self) -> Frame | None:
+        self._first = False
+        frame = Frame(self._event, b"\n".join(self._data)) if self._data else None
+        self._event, self._data, self._data_bytes = "", [], 0
+        return frame
+
+    def _field(self, line: bytes) -> None:
         if self._first:
             self._first = False
             line = line.removeprefix(b"\xef\xbb\xbf")
-        if not line:
-            frame = Frame(self._event, b"\n".join(self._data)) if self._data else None
-            self._event, self._data, self._data_bytes = "", [], 0
-            return frame
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
@@ -95,4 +97,3 @@ class FrameDecoder:
                 raise FrameTooLarge
         elif name == b"event":
             self._event = value.decode("utf-8", "replace")
-        return None

@@ -155,7 +155,7 @@ class ModelEndpoint:
 
 
 def _chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
-    """The body as it arrives. Its layers for decoding are left out where nothing is to be decoded: they cost a token."""
+    """The body as it arrives; without the layers that decode it where nothing is to be decoded."""
     if "content-encoding" in response.headers:
         return response.aiter_bytes()
     assert isinstance(response.stream, httpx2.AsyncByteStream)

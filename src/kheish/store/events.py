@@ -19,9 +19,13 @@ class Change:
     """The event as one line of JSON."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class FeedEvent:
-    """One change a client can watch. `id` is None for live-only events, which are never stored."""
+    """One change a client can watch. `id` is None for live-only events, which are never stored.
+
+    Nobody changes one. It is not frozen because making a frozen value takes several times as long, and one is made for
+    every token that is watched.
+    """
 
     id: int | None
     type: str
@@ -36,8 +40,7 @@ class FeedEvent:
         """The event as one server-sent frame, the same bytes for every watcher; without an id it moves no cursor."""
         if (made := self._frame) is None:
             head = b"" if self.id is None else b"id: %d\n" % self.id
-            made = b"%sevent: %s\ndata: %s\n\n" % (head, self.type.encode(), self.data)
-            object.__setattr__(self, "_frame", made)
+            made = self._frame = b"%sevent: %s\ndata: %s\n\n" % (head, self.type.encode(), self.data)
         return made
 
 
