@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import asyncio
 
-from bench.figures import Figure, figure
+from bench.figures import Figure, Scale, figure
 from bench.load import Client, clients, share
 from bench.memory import peak_mb, resident_mb
 from bench.processes import TOKEN
 from bench.sides import NO_TOOL, Side
 
-GROWTH_RUNS = (10_000, 1_000)
+_RUNS = (10_000, 1_000)
 """In a full and in a quick run."""
-WARM_UP_RUNS = 600
+_WARM_UP_RUNS = (2_500, 600)
+"""Caches of a thousand sessions are full after those of a full run, not of a quick one."""
 _RUNS_A_SESSION = 2
 _AT_ONCE = 32
 _DEADLINE_S = 600.0
 
 
-async def growth(daemon: Side, runs: int) -> Figure:
-    """Megabytes over this many runs; its key names them, as fewer runs cannot show what many would."""
-    pid = daemon.child.pid
+async def growth(daemon: Side, scale: Scale) -> Figure:
+    """Megabytes; the key names the number of runs, as few cannot show what many would."""
+    pid, runs, warm_up_runs = daemon.child.pid, scale.times(*_RUNS), scale.times(*_WARM_UP_RUNS)
     async with asyncio.timeout(_DEADLINE_S), clients(daemon.child.url, TOKEN, _AT_ONCE) as connections:
-        await share(connections, _sessions("warm", WARM_UP_RUNS), _converse)
+        await share(connections, _sessions("warm", warm_up_runs), _converse)
         before = resident_mb(pid)
         await share(connections, _sessions("grown", runs), _converse)
         after, peak = resident_mb(pid), peak_mb(pid)
@@ -37,7 +38,7 @@ async def growth(daemon: Side, runs: int) -> Figure:
         "MB",
         [after - before],
         aim="under 3 MB over 10,000 runs",
-        note=f"from {before:.1f} MB after {WARM_UP_RUNS} runs to {after:.1f} MB{most}; 2 runs a session",
+        note=f"from {before:.1f} MB after {warm_up_runs:,} runs to {after:.1f} MB{most}; 2 runs a session",
     )
 
 

@@ -16,7 +16,7 @@ import uvloop
 
 from bench.disk import disk
 from bench.figures import Figure, Scale, figure
-from bench.growth import GROWTH_RUNS, growth
+from bench.growth import growth
 from bench.load import Client, clients, share
 from bench.memory import resident_mb
 from bench.processes import TOKEN
@@ -36,7 +36,7 @@ def measure(scale: Scale) -> list[Figure]:
     with sides() as both:
         sized = uvloop.run(_measure(both, scale))
     with sides() as both:
-        return [*sized, uvloop.run(growth(both.daemon, scale.times(*GROWTH_RUNS)))]
+        return [*sized, uvloop.run(growth(both.daemon, scale))]
 
 
 async def _measure(both: Sides, scale: Scale) -> list[Figure]:
