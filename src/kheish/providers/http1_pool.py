@@ -101,9 +101,9 @@ def _origin(url: httpx2.URL) -> Origin:
 
 
 def _head(request: httpx2.Request) -> bytes:
-    if "transfer-encoding" in request.headers:
-        raise httpx2.LocalProtocolError("the length of the body is not known")
     fields = request.headers.raw
+    if any(name.lower() == b"transfer-encoding" for name, _ in fields):
+        raise httpx2.LocalProtocolError("the length of the body is not known")
     lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
     lines += [b"%s: %s" % field for field in fields]
     head = b"\r\n".join((*lines, b"", b""))
