@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 
 import click
@@ -10,6 +11,8 @@ from kheish.cli.root import RootCommand
 from kheish.daemon.commands import COMMANDS
 
 PROGRAM = "kheish-daemon"
+_NEW_OBJECTS_PER_COLLECTION = 100_000
+"""A command is mostly imports, and they leave next to no garbage to look for. Only one that watches gets this far."""
 
 
 def build() -> RootCommand:
@@ -35,6 +38,7 @@ def build() -> RootCommand:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run one command line and exit with its code."""
+    gc.set_threshold(_NEW_OBJECTS_PER_COLLECTION)
     build().main(args=words, prog_name=PROGRAM)
 
 

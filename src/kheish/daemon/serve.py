@@ -39,6 +39,8 @@ _LAST_WORDS_S = 0.5
 """For the log line of a process that ends itself; a log that blocks must not keep it."""
 _BACKLOG = 2048
 _PR_SET_DUMPABLE = 4
+_COLLECTIONS = (5_000, 20, 20)
+"""When the garbage collector looks. Rarely, as runs leave it little; and a look must not keep streams waiting."""
 
 
 class CannotListen(Problem):
@@ -124,6 +126,7 @@ def _tell_address(file: Path | None, address: str) -> None:
 def _keep_for_good() -> None:
     """What the start made lives as long as the process: no collection looks through it again."""
     gc.freeze()
+    gc.set_threshold(*_COLLECTIONS)
     gc.enable()
 
 
