@@ -108,6 +108,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, pool: Pool, origin: Origin) -> None:
         self.origin = origin
         self._pool = pool
+        self._loop = asyncio.get_running_loop()  # kept: asking for it is a system call each time
         self._transport: asyncio.Transport | None = None
         self._answer: Answer | None = None
         self._failure: tuple[type[httpx2.TransportError], str] | None = None
@@ -149,7 +150,7 @@ class Connection(asyncio.Protocol):
         answer.close()
         usable = answer.reusable and not self._paused and not self.network.is_closing()
         if usable and not self.network.get_write_buffer_size() and self._pool.kept(self):
-            self._expiry = asyncio.get_running_loop().call_later(IDLE_S, self.network.abort)
+            self._expiry = self._loop.call_later(IDLE_S, self.network.abort)
         else:
             self.network.abort()
 
@@ -167,7 +168,7 @@ class Connection(asyncio.Protocol):
         if self._failure is not None:
             kind, words = self._failure
             raise kind(words)
-        self._waiting = asyncio.get_running_loop().create_future()
+        self._waiting = self._loop.create_future()
         try:
             await self._waiting
         finally:

@@ -59,7 +59,7 @@ class Patience:
         Raises:
             TimeoutError: a limit was reached first.
         """
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None
         cancelling = task.cancelling()
         self._waiting = task

@@ -255,11 +255,13 @@ class Subscription:
         self._lagged_through = 0
         self._last_id = 0
         self._replay_until = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._asleep: asyncio.Future[None] | None = None
         self._nudged = False
         self._closed = False
 
     async def __aenter__(self) -> Subscription:
+        self._loop = asyncio.get_running_loop()
         # Joined before the tail is read: an event is either in the replayed range or offered live, never neither.
         self._feed.enter(self._scope.key, self)
         self._replay_until = self._feed.tail_id
@@ -343,7 +345,8 @@ class Subscription:
         return events
 
     async def _sleep(self) -> None:
-        self._asleep = asyncio.get_running_loop().create_future()
+        assert self._loop is not None
+        self._asleep = self._loop.create_future()
         try:
             await self._asleep
         finally:
