@@ -131,7 +131,7 @@ class Transcript:
 
     def messages(self) -> tuple[Message, ...]:
         """What to send; results of one assistant message stand together, in call order."""
-        return (*self._head(), *(item.message for item in self.items))
+        return (*self._head(), *[item.message for item in self.items])
 
     @property
     def latest_input(self) -> Item | None:

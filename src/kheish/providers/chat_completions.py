@@ -137,7 +137,11 @@ def _messages(request: ModelRequest, driver: Driver) -> list[JsonValue]:
     system = "\n\n".join(section for section in request.system if section)
     messages: list[JsonValue] = [{"role": "system", "content": system}] if system else []
     for message in request.messages:
-        messages.extend(_wire_messages(message, driver))
+        # Most of a long conversation is plain text, and all of it is written for every turn.
+        if (text := message.only_text) is None:
+            messages.extend(_wire_messages(message, driver))
+        elif text:
+            messages.append({"role": message.role, "content": text})
     return messages
 
 
