@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import cast
 
 import click
@@ -71,7 +70,9 @@ def _record(context: click.Context, parameter: click.Parameter, value: str | Non
 
 def _from_file(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        # Every `--help` would wait for pathlib.
+        with open(path, encoding="utf-8") as file:
+            return file.read()
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise Failure(f"cannot read the token file {path}: {reason}") from None

@@ -7,8 +7,8 @@ import re
 import sys
 from typing import Literal
 
-from kheish.core.jsonvalue import JsonObject as JsonObject
-from kheish.core.jsonvalue import JsonValue as JsonValue
+from kheish.sdk.jsonvalue import JsonObject as JsonObject
+from kheish.sdk.jsonvalue import JsonValue as JsonValue
 
 Form = Literal["pretty", "json"]
 
