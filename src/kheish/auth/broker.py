@@ -232,7 +232,7 @@ def _expiry(lease: Lease) -> int:
     return lease.expires_at_ms
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _grant_id(subject_id: str, scope: CredentialScope, route_id: str, slot_id: str) -> str:
     lists = (scope.route_allow, scope.route_deny)
     return _digest(encode([subject_id, route_id, slot_id, *(sorted(names) for names in lists)]))

@@ -33,9 +33,11 @@ class CredentialScope:
         Raises:
             ValueError: a list is no list of texts.
         """
+        if not lists:
+            return _UNLIMITED
         found: dict[str, frozenset[str]] = {}
         for name in _NAMES:
-            entries = (lists or {}).get(name) or []
+            entries = lists.get(name) or []
             if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
                 raise ValueError(f"{name} is no list of names")
             found[name] = frozenset(cast("list[str]", entries))
@@ -46,6 +48,8 @@ class CredentialScope:
         return _lets(route_id, self.route_allow, self.route_deny)
 
 
+_UNLIMITED = CredentialScope()
+"""One for all: most sessions have no list."""
 _NAMES = tuple(field.name for field in fields(CredentialScope))
 
 

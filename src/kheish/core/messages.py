@@ -72,12 +72,6 @@ class Message:
         return texts[0] if len(texts) == 1 else "".join(texts)
 
     @property
-    def only_text(self) -> str | None:
-        """The text of a message that is nothing else; None for any other."""
-        parts = self.parts
-        return parts[0].text if len(parts) == 1 and type(parts[0]) is TextPart else None
-
-    @property
     def tool_calls(self) -> tuple[ToolCallPart, ...]:
         return tuple(part for part in self.parts if isinstance(part, ToolCallPart))
 

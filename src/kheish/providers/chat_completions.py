@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
 
-from kheish.core.jsonvalue import JsonObject, JsonValue
+from kheish.core.jsonvalue import JsonObject, JsonValue, encode
 from kheish.core.messages import (
     FinishReason,
     Message,
@@ -35,6 +37,7 @@ from kheish.providers.wire import (
     output_text,
     wire_call_id,
 )
+from kheish.providers.written import WrittenConversations, array
 
 _REASONING_DETAILS = "reasoning_details"
 _FINISH = {
@@ -53,10 +56,13 @@ class ChatCompletionsProvider:
         self.driver = driver.value
         self._driver = driver
         self._endpoint = endpoint
+        self._written = WrittenConversations(partial(_conversation, driver=driver))
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
         """Yield the reply as it arrives; see `Provider.stream`."""
-        body = build_body(request, self._driver)
+        body = _body(request, self._driver)
+        items = self._written.items(request.cache_key, request.messages)
+        body["messages"] = cast("JsonValue", array(encode(_instructions(request))[1:-1], items))
         return self._endpoint.stream(body, ChatDecoder(self.driver), before_send=request.before_send)
 
 
@@ -66,10 +72,17 @@ def build_body(request: ModelRequest, driver: Driver) -> JsonObject:
     Raises:
         ProviderError: the request asks for something this wire cannot say.
     """
+    body = _body(request, driver)
+    body["messages"] = [*_instructions(request), *_conversation(request.messages, driver)]
+    return body
+
+
+def _body(request: ModelRequest, driver: Driver) -> JsonObject:
+    """The body whose messages are still to come."""
     generation = request.generation
     body: JsonObject = {
         "model": request.model,
-        "messages": _messages(request, driver),
+        "messages": [],
         "stream": True,
         "stream_options": {"include_usage": True},
         **_tool_fields(request),
@@ -133,16 +146,13 @@ def _reasoning_fields(reasoning: Reasoning | None, driver: Driver) -> JsonObject
     return {"reasoning_effort": reasoning.effort.value} if reasoning.effort else {}
 
 
-def _messages(request: ModelRequest, driver: Driver) -> list[JsonValue]:
+def _instructions(request: ModelRequest) -> list[JsonObject]:
     system = "\n\n".join(section for section in request.system if section)
-    messages: list[JsonValue] = [{"role": "system", "content": system}] if system else []
-    for message in request.messages:
-        # Most of a long conversation is plain text, and all of it is written for every turn.
-        if (text := message.only_text) is None:
-            messages.extend(_wire_messages(message, driver))
-        elif text:
-            messages.append({"role": message.role, "content": text})
-    return messages
+    return [{"role": "system", "content": system}] if system else []
+
+
+def _conversation(messages: Sequence[Message], driver: Driver) -> list[JsonObject]:
+    return [item for message in messages for item in _wire_messages(message, driver)]
 
 
 def _wire_messages(message: Message, driver: Driver) -> Iterable[JsonObject]:

@@ -30,7 +30,7 @@ from kheish.sessions.views import audits, materialised, policies, snapshot, summ
 from kheish.store.database import Database, Transaction
 from kheish.store.feed import Feed
 
-_RECENT_RECORDS = 10_000
+_RECENT_RECORDS = 1_024
 """Session records kept in memory: what each submission looks up."""
 _MAX_ID_CHARS = 512
 _MAX_UNPAGED = 10_000
