@@ -4,6 +4,9 @@ It makes exactly the commits of a run (two without, four with one tool), makes t
 with the same HTTP client (the daemon's instructions and tools, and the whole conversation of the session), and answers
 the same submit-and-wait request.
 What the daemon costs beyond this is the price of its features.
+
+With `library` as its last argument it calls the model through the HTTP library as that comes, with its own engine, as a
+loop that anybody writes would.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import cast
 
+import httpx2
 import orjson
 import uvicorn
 from starlette.applications import Starlette
@@ -40,10 +44,10 @@ _INSERT = "INSERT INTO rows (session_id, body) VALUES (?, ?)"
 class Floor:
     """One bare agent loop per request."""
 
-    def __init__(self, *, state: Path, model_url: str, workspace: Path) -> None:
+    def __init__(self, *, state: Path, model_url: str, workspace: Path, client: httpx2.AsyncClient) -> None:
         self._database = SqliteDatabase(state)
         self._database.run_offline(lambda connection: connection.execute(_TABLE))
-        self._client = new_client()
+        self._client = client
         self._url = f"{model_url}/v1/chat/completions"
         self._request = _request(workspace)
         self._workspace = workspace
@@ -115,8 +119,10 @@ def _request(workspace: Path) -> dict[str, list[Message]]:
     return cast("dict[str, list[Message]]", build_body(asked, Driver.OPENAI_COMPATIBLE))
 
 
-def main(state: str, workspace: str, model_url: str) -> None:
-    floor = Floor(state=Path(state), model_url=model_url, workspace=Path(workspace))
+def main(state: str, workspace: str, model_url: str, engine: str = "ours") -> None:
+    library = httpx2.AsyncClient(timeout=None, limits=httpx2.Limits(max_connections=None))
+    client = library if engine == "library" else new_client()
+    floor = Floor(state=Path(state), model_url=model_url, workspace=Path(workspace), client=client)
     routes = [
         Route("/v1/sessions/{session_id}/input", floor.wait, methods=["POST"]),
         Route("/v1/sessions/{session_id}/runs", floor.submit, methods=["POST"]),
@@ -130,4 +136,4 @@ def main(state: str, workspace: str, model_url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(*sys.argv[1:5])

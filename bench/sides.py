@@ -45,16 +45,16 @@ ONE_TOOL = Kind(key="one_tool", label="one tool", content="use a tool", calls=2)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
-    """One of the two servers."""
+    """One of the servers."""
 
-    name: Literal["daemon", "floor"]
+    name: Literal["daemon", "floor", "library"]
     child: Child
 
     def client(self) -> Client:
         return Client(self.child.url, TOKEN)
 
     async def create(self, client: Client, session_id: str) -> None:
-        """Open a session; the floor has none to open."""
+        """Open a session; a floor has none to open."""
         if self.name == "daemon":
             await client.post("/v1/sessions", {"session_id": session_id})
 
@@ -63,6 +63,8 @@ class Side:
 class Sides:
     daemon: Side
     floor: Side
+    library: Side
+    """The floor over the HTTP library as it comes."""
     model: Child
     place: Place
     """The floor keeps its rows in `floor.db` of its root."""
@@ -90,12 +92,25 @@ def sides() -> Iterator[Sides]:
         place = Place(root=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kheish-bench-"))))
         model = stack.enter_context(child([sys.executable, str(HERE / "model_server.py")], place.root / "model.log"))
         place.prepare(_ROUTES.format(url=model.url))
-        bare = [sys.executable, str(HERE / "floor.py"), str(place.root / "floor.db"), str(place.workspace), model.url]
-        floor = stack.enter_context(child(bare, place.root / "floor.log"))
+        bare = [
+            stack.enter_context(child(_floor(place, model.url, name), place.root / f"{name}.log"))
+            for name in ("floor", "library")
+        ]
         command = serve(state=place.state, workspace=place.workspace, routes=place.routes)
         daemon = stack.enter_context(child(command, place.root / "daemon.log"))
-        served, bare_served = Side(name="daemon", child=daemon), Side(name="floor", child=floor)
-        yield Sides(daemon=served, floor=bare_served, model=model, place=place)
+        yield Sides(
+            daemon=Side(name="daemon", child=daemon),
+            floor=Side(name="floor", child=bare[0]),
+            library=Side(name="library", child=bare[1]),
+            model=model,
+            place=place,
+        )
+
+
+def _floor(place: Place, model_url: str, name: str) -> list[str]:
+    """The command of a floor; ``name`` says which."""
+    state = str(place.root / f"{name}.db")
+    return [sys.executable, str(HERE / "floor.py"), state, str(place.workspace), model_url, name]
 
 
 async def drive(side: Side, kind: Kind, tag: str, *, sessions: int, runs: int) -> Driven:
