@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import httpx2
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kheish.core.jsonvalue import JsonObject, encode
-from kheish.core.messages import Message, user_text
+from kheish.core.messages import Generation, Message, Role, TextPart, user_text
 from kheish.providers import written
+from kheish.providers.chat_completions import ChatCompletionsProvider, build_body
+from kheish.providers.drivers import Driver
+from kheish.providers.protocol import ModelReply, ModelRequest
+from kheish.providers.transport import ModelEndpoint
 from kheish.providers.written import WrittenConversations, array
 
 
@@ -61,3 +67,25 @@ def test_what_was_written_longest_ago_is_forgotten_when_there_is_too_much() -> N
     assert kept == conversations._bytes <= written._MAX_BYTES
     assert list(conversations._recent)[-1] == "s9"
     assert orjson.loads(b"[" + conversations.items("s9", large) + b"]") == _items(large)
+
+
+@pytest.mark.anyio
+async def test_the_bytes_that_are_sent_are_those_of_the_whole_body() -> None:
+    sent: list[bytes] = []
+
+    async def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request.content)
+        return httpx2.Response(200, content=b'{"choices":[{"message":{"content":"ok"},"finish_reason":"stop"}]}')
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
+        endpoint = ModelEndpoint(provider="p", url="http://model/v1/chat/completions", client=client, headers={})
+        provider = ChatCompletionsProvider(Driver.OPENAI_COMPATIBLE, endpoint)
+        messages: tuple[Message, ...] = ()
+        for number in range(70):
+            said = Message(role=Role.ASSISTANT, parts=(TextPart(text=f"answer {number}"),))
+            messages = (*messages, user_text(f"question {number}"), said)
+            request = ModelRequest(
+                model="m", system=("be", "brief"), messages=messages, tools=(), generation=Generation(), cache_key="s"
+            )
+            assert [type(item) for item in [item async for item in provider.stream(request)]][-1] is ModelReply
+            assert sent[-1] == encode(build_body(request, Driver.OPENAI_COMPATIBLE))

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 
 T = TypeVar("T")
@@ -17,12 +17,11 @@ def provide(app: FastAPI, *services: object) -> None:
     app.state.services = {type(service): service for service in services}
 
 
-def provided(kind: type[T]) -> Callable[[Request], Awaitable[T]]:
+def provided(kind: type[T]) -> Callable[[], Awaitable[T]]:
     """A dependency that is the service of this type."""
 
-    async def find(request: Request) -> T:
-        service: T = request.app.state.services[kind]
-        return service
+    async def find() -> T:
+        raise AssertionError(f"{kind.__name__} is handed over by the route, not asked for")
 
     _KINDS[find] = kind
     return find

@@ -60,9 +60,9 @@ class ChatCompletionsProvider:
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
         """Yield the reply as it arrives; see `Provider.stream`."""
-        body = _body(request, self._driver)
         items = self._written.items(request.cache_key, request.messages)
-        body["messages"] = cast("JsonValue", array(encode(_instructions(request))[1:-1], items))
+        messages = array(encode(_instructions(request))[1:-1], items)
+        body = _body(request, self._driver, cast("JsonValue", messages))
         return self._endpoint.stream(body, ChatDecoder(self.driver), before_send=request.before_send)
 
 
@@ -72,17 +72,14 @@ def build_body(request: ModelRequest, driver: Driver) -> JsonObject:
     Raises:
         ProviderError: the request asks for something this wire cannot say.
     """
-    body = _body(request, driver)
-    body["messages"] = [*_instructions(request), *_conversation(request.messages, driver)]
-    return body
+    return _body(request, driver, [*_instructions(request), *_conversation(request.messages, driver)])
 
 
-def _body(request: ModelRequest, driver: Driver) -> JsonObject:
-    """The body whose messages are still to come."""
+def _body(request: ModelRequest, driver: Driver, messages: JsonValue) -> JsonObject:
     generation = request.generation
     body: JsonObject = {
         "model": request.model,
-        "messages": [],
+        "messages": messages,
         "stream": True,
         "stream_options": {"include_usage": True},
         **_tool_fields(request),

@@ -172,7 +172,7 @@ class SessionsProjection:
                 self._feed.append(transaction, type="interrupted", session_id=session_id, run_id=None, data=data)
         shown = ("status", "pending_approvals", "pending_questions")
         if any(before[name] != fields[name] for name in shown):
-            tell_state(self._feed, transaction, _after(dict(before), fields), transition.session.active)
+            tell_state(self._feed, transaction, _after(before, fields), transition.session.active)
 
 
 def tell_state(feed: Feed, transaction: Transaction, row: Mapping[str, object], active: RunState | None) -> None:
@@ -193,7 +193,7 @@ def after(before: Mapping[str, object], transition: Transition) -> dict[str, obj
     return _after(before, _fields(transition, str(before["status"])))
 
 
-def _after(before: Mapping[str, object], fields: Mapping[str, object]) -> dict[str, object]:
+def _after(before: Mapping[str, object] | sqlite3.Row, fields: Mapping[str, object]) -> dict[str, object]:
     row: dict[str, object] = dict(before)
     row |= {name: fields[name] for name in ("status", "pending_approvals", "pending_questions", "journal_len")}
     if fields["checkpoint_len"] is not None:

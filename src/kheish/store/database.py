@@ -15,11 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+import structlog
+
 from kheish.core.problems import StoreRejected, StoreUnavailable, StoreUnreadable
 from kheish.store.distribution import Distribution, Spread
 from kheish.store.events import Change, EventLog, FeedEvent
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 _MAX_GROUP = 256
 """Units in one commit: bounds how long a caller waits behind others."""
@@ -325,9 +329,7 @@ class SqliteDatabase:
             self._writable = self._writable and begun and not complete and not may_pass(error)
         else:
             self._writable, self._unsettled = True, False
-            for unit in group:
-                for remember in unit.kept:
-                    remember()
+            self._remember(group)
         self._account(group, time.perf_counter() - began)
         self._wake(group)
 
@@ -373,6 +375,15 @@ class SqliteDatabase:
             self._connection.execute("BEGIN IMMEDIATE")
             for unit in group:
                 self._run_apart(unit)
+
+    def _remember(self, group: list[_Unit[Any]]) -> None:
+        for unit in group:
+            for remember in unit.kept:
+                try:
+                    remember()
+                # What is durable is told as written, whatever breaks in remembering it.
+                except Exception:
+                    log.exception("store.not_remembered")
 
     def _store_events(self, group: list[_Unit[Any]]) -> None:
         changes = [change for unit in group for change in unit.published]
