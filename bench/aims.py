@@ -28,8 +28,6 @@ class Aim:
 
 def aim(figure: Figure) -> Aim | None:
     """Read the figure's aim: for its ratio, unless it names the figure's own unit or there is no ratio."""
-    if figure.aim == "none":
-        return Aim(at_least=False, value=0, of_ratio=False)
     asked = _WORDS.search(figure.aim)
     if asked is None:
         return None

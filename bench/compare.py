@@ -31,6 +31,8 @@ class Comparison:
     moved: tuple[Move, ...]
     steady: int
     """Figures of both runs that did not move."""
+    single: tuple[str, ...]
+    """Keys of figures with one round in both: nothing says how far they spread."""
     gone: tuple[str, ...]
     """Keys that only the first has."""
     new: tuple[str, ...]
@@ -43,12 +45,15 @@ def compare(before: Results, after: Results) -> Comparison:
     """Compare figure by figure; limits of the machine are told apart and judged by nobody."""
     first, second = _by_key(before), _by_key(after)
     both = [key for key in first if key in second]
-    judged = [key for key in both if not key.startswith(LIMIT)]
+    figures = [key for key in both if not key.startswith(LIMIT)]
+    single = tuple(key for key in figures if first[key].daemon.rounds == second[key].daemon.rounds == 1)
+    judged = [key for key in figures if key not in single]
     moves = [_move(first[key], second[key]) for key in judged]
     moved = tuple(move for move in moves if move is not None)
     return Comparison(
         moved=moved,
         steady=len(judged) - len(moved),
+        single=single,
         gone=tuple(key for key in first if key not in second),
         new=tuple(key for key in second if key not in first),
         machine=tuple(
@@ -62,7 +67,8 @@ def compare(before: Results, after: Results) -> Comparison:
 def outside(before: Spread, after: Spread) -> bool:
     """Whether each median lies outside of the other's rounds, and the move is worth a line.
 
-    Either median alone is outside by chance often enough, with three rounds; and rounds may agree by chance.
+    Either median alone is outside by chance often enough, with three rounds; and rounds may agree by chance. A single
+    round has no spread: only the other's tells.
     """
     if abs(after.median - before.median) <= _LEAST_MOVE * abs(before.median):
         return False
@@ -73,7 +79,7 @@ def lines(found: Comparison, before: Results, after: Results) -> list[str]:
     """For people."""
     said = [f"compared with {before.scale} results of {before.taken_at} ({before.machine}):"]
     if before.scale != after.scale:
-        said.append(f"  those are {before.scale} and these {after.scale}: fewer runs spread wider")
+        said.append(f"  NOT ALIKE: those are {before.scale} and these {after.scale}, which measure other loads")
     said += [
         f"  {move.way:<6}  {move.row}: {move.by} {spread(move.before)} -> {spread(move.after)}{_unit(move)}"
         for move in found.moved
@@ -83,9 +89,7 @@ def lines(found: Comparison, before: Results, after: Results) -> list[str]:
         said.append("  absolutes belong to their machine and minute; ratios were taken side by side")
     if found.machine:
         said.append("  the machine, now / then: " + ", ".join(f"{row} {ratio:.2f}" for row, ratio in found.machine))
-    said += [
-        f"  {what}: {', '.join(keys)}" for what, keys in (("not measured now", found.gone), ("new", found.new)) if keys
-    ]
+    said += [f"  {what}: {', '.join(keys)}" for what, keys in _unjudged(found) if keys]
     return said
 
 
@@ -106,6 +110,10 @@ def _move(before: Figure, after: Figure) -> Move | None:
         after=now,
         way="better" if better else "worse",
     )
+
+
+def _unjudged(found: Comparison) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return (("one round in both, not judged", found.single), ("not measured now", found.gone), ("new", found.new))
 
 
 def _by_key(results: Results) -> dict[str, Figure]:

@@ -43,10 +43,11 @@ async def _grown_kb(both: Sides, side: Side, kind: Kind, tag: str, runs: int) ->
 
 
 def _bytes(both: Sides, side: Side) -> int:
-    """With what the write-ahead log holds moved into the database."""
+    """With what the write-ahead log holds moved into the database, whose companion files count too."""
     place = both.place
     database = place.state / "kheish.db" if side.name == "daemon" else place.root / "floor.db"
     with closing(sqlite3.connect(database)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    files = place.state.rglob("*") if side.name == "daemon" else [database]
+        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert not busy, f"{database} was in use: its log is not in it"
+    files = place.state.rglob("*") if side.name == "daemon" else place.root.glob(f"{database.name}*")
     return sum(each.stat().st_size for each in files if each.is_file())

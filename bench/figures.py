@@ -15,10 +15,11 @@ class Spread:
     median: float
     low: float
     high: float
+    rounds: int = 3
 
     @classmethod
     def of(cls, rounds: Sequence[float]) -> Spread:
-        return cls(median=statistics.median(rounds), low=min(rounds), high=max(rounds))
+        return cls(median=statistics.median(rounds), low=min(rounds), high=max(rounds), rounds=len(rounds))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

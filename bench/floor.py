@@ -12,6 +12,7 @@ loop that anybody writes would.
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import sys
 from pathlib import Path
@@ -38,6 +39,8 @@ from kheish.tools.runtime import ToolRuntime
 
 Message = dict[str, object]
 _TABLE = "CREATE TABLE rows (id INTEGER PRIMARY KEY, session_id TEXT NOT NULL, body TEXT NOT NULL)"
+_COLLECTIONS = (5_000, 20, 20)
+"""When the garbage collector looks: as in a daemon that is ready."""
 _INSERT = "INSERT INTO rows (session_id, body) VALUES (?, ?)"
 
 
@@ -49,7 +52,7 @@ class Floor:
         self._database.run_offline(lambda connection: connection.execute(_TABLE))
         self._client = client
         self._url = f"{model_url}/v1/chat/completions"
-        self._request = _request(workspace)
+        self._request = standing_request(workspace)
         self._workspace = workspace
         self._conversations: dict[str, list[Message]] = {}
         self._submitted: set[asyncio.Task[str]] = set()
@@ -111,7 +114,7 @@ class Floor:
         return text, calls
 
 
-def _request(workspace: Path) -> dict[str, list[Message]]:
+def standing_request(workspace: Path) -> dict[str, list[Message]]:
     """What is the same in every request of the daemon, as its adapter writes it."""
     tools = ToolRuntime(ToolRegistry(builtin_tools({}))).specs()
     generation = Generation()
@@ -129,6 +132,8 @@ def main(state: str, workspace: str, model_url: str, engine: str = "ours") -> No
     ]
     listener = socket.create_server(("127.0.0.1", 0))
     print(f"ready http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+    gc.freeze()
+    gc.set_threshold(*_COLLECTIONS)
     config = uvicorn.Config(
         Starlette(routes=routes), log_level="warning", access_log=False, loop="uvloop", http="httptools"
     )

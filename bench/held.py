@@ -59,10 +59,6 @@ class Step:
         """Processor time of the server for one token that arrived, in microseconds."""
         return 1e6 * self.server_use * self.hold_s / max(self.lateness.count, 1)
 
-    @property
-    def arrived_per_s(self) -> float:
-        return self.lateness.count / self.hold_s if self.hold_s else 0.0
-
     def __str__(self) -> str:
         if not self.lateness.count:
             return f"{self.streams}: not all had a first token in time"

@@ -146,7 +146,6 @@ class Pacer:
             "tokens": len(late),
             "p50_late_us": ranked[len(ranked) // 2],
             "p95_late_us": ranked[len(ranked) * 95 // 100],
-            "worst_late_us": ranked[-1],
         }
 
     def _place(self, paced: _Paced) -> None:

@@ -114,7 +114,7 @@ def _by_sessions(axis: Axes, figures: Sequence[Figure]) -> None:
     axis.set_xlim(-0.6, len(_SESSIONS) - 0.2)
     for name, color, found in (
         ("daemon", DAEMON, [figure.daemon for figure in figures]),
-        ("floor", BESIDE, [figure.beside or figure.daemon for figure in figures]),
+        ("floor", BESIDE, [_beside(figure) for figure in figures]),
     ):
         axis.plot(range(len(found)), [each.median for each in found], "o-", color=color)
         for place, each in enumerate(found):
@@ -131,13 +131,18 @@ def _by_sessions(axis: Axes, figures: Sequence[Figure]) -> None:
 def _pairs(axis: Axes, figures: Sequence[Figure], labels: Sequence[str]) -> None:
     """The daemon and what stands beside it, next to each other."""
     for side, (name, color) in enumerate((("daemon", DAEMON), ("floor", BESIDE))):
-        found = [figure.daemon if side == 0 else figure.beside or figure.daemon for figure in figures]
+        found = [figure.daemon if side == 0 else _beside(figure) for figure in figures]
         places = [place + (side - 0.5) * _BAR for place in range(len(figures))]
         axis.bar(places, [each.median for each in found], _BAR, color=color, label=name)
         for place, each in zip(places, found, strict=True):
             axis.vlines(place, each.low, each.high, colors="#222222", linewidth=1.2)
     axis.set_xticks(range(len(labels)), labels)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _beside(figure: Figure) -> Spread:
+    assert figure.beside is not None, f"{figure.key} stands alone"
+    return figure.beside
 
 
 def _level(axis: Axes, value: float, name: str) -> None:

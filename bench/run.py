@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import logging
 import os
 import platform
@@ -102,8 +101,6 @@ def _measured(names: Sequence[str], scale: Scale) -> tuple[list[Figure], list[st
     figures: list[Figure] = []
     broken: list[str] = []
     for name in names:
-        if importlib.util.find_spec(f"bench.{name}") is None:
-            continue
         print(f"--- {name}", flush=True)
         began = time.monotonic()
         try:

@@ -73,6 +73,12 @@ class Sides:
         """Who goes first alternates with the round."""
         return (self.floor, self.daemon) if number % 2 == 0 else (self.daemon, self.floor)
 
+    def all_in_turn(self, number: int) -> tuple[Side, ...]:
+        """With the library's floor: who goes first rotates with the round."""
+        every = (self.floor, self.daemon, self.library)
+        first = number % len(every)
+        return (*every[first:], *every[:first])
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Driven:

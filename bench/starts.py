@@ -58,9 +58,9 @@ def measure(scale: Scale) -> list[Figure]:
         asyncio.run(live(place, place.root / "past", {"seed": "hi"}))
         copy_session(place.root / "past" / "kheish.db", "seed", "past", sessions=PAST_SESSIONS - 1)
         found: dict[str, list[_Start]] = {"floor": [], "empty": [], "past": [], "live": []}
-        for _ in range(scale.rounds):
-            for kind, starts in found.items():
-                starts.append(_floor(place) if kind == "floor" else _daemon(place, kind))
+        for number in range(scale.rounds):
+            for kind in found if number % 2 == 0 else reversed(found):
+                found[kind].append(_floor(place) if kind == "floor" else _daemon(place, kind))
         return [*_start_rows(found, live_runs), *commands(scale)]
 
 

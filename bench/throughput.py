@@ -11,6 +11,7 @@ import orjson
 import uvloop
 
 from bench.figures import Figure, Scale, figure
+from bench.floor import standing_request
 from bench.limits import Answered, ask
 from bench.sides import NO_TOOL, ONE_TOOL, Driven, Kind, Sides, drive, sides
 from bench.submits import Submits, submit_figures, submits
@@ -34,7 +35,7 @@ class Round:
     floor: dict[Load, Driven]
     library: dict[Load, Driven]
     bare_call_s: dict[str, float]
-    """By kind of run: the median of model calls by themselves, with the HTTP client of both sides."""
+    """By kind of run: the median of its first model call by itself, with the HTTP client of both sides."""
     model: Answered
     submits: Submits
 
@@ -62,7 +63,7 @@ def measure(scale: Scale) -> list[Figure]:
 
 
 async def _measure(scale: Scale, both: Sides) -> list[Round]:
-    for side in (*both.in_turn(0), both.library):
+    for side in both.all_in_turn(0):
         for kind in KINDS:
             await drive(side, kind, "warm-up", sessions=4, runs=5)
     return [await _round(scale, both, number) for number in range(scale.rounds)]
@@ -72,9 +73,9 @@ async def _round(scale: Scale, both: Sides, number: int) -> Round:
     driven: dict[str, dict[Load, Driven]] = {"daemon": {}, "floor": {}, "library": {}}
     bare_call_s: dict[str, float] = {}
     for kind in KINDS:
-        bare_call_s[kind.key] = await _bare_call(both.model.url, scale.times(200, 60))
+        bare_call_s[kind.key] = await _bare_call(both, kind, scale.times(200, 60))
         for sessions, runs in RUNS_BY_SESSIONS.items():
-            for side in (*both.in_turn(number), both.library):
+            for side in both.all_in_turn(number):
                 found = await drive(side, kind, f"{number}-{sessions}", sessions=sessions, runs=scale.times(*runs))
                 driven[side.name][kind.key, sessions] = found
     return Round(
@@ -87,13 +88,16 @@ async def _round(scale: Scale, both: Sides, number: int) -> Round:
     )
 
 
-async def _bare_call(url: str, times: int) -> float:
-    body = orjson.dumps(_MODEL_BODY)
+async def _bare_call(both: Sides, kind: Kind, times: int) -> float:
+    """Of what both sides send in the first run of a session: instructions, tools and the message."""
+    standing = standing_request(both.place.workspace)
+    messages = [*standing["messages"], {"role": "user", "content": kind.content}]
+    body, url = orjson.dumps({**standing, "messages": messages}), f"{both.model.url}{_MODEL_PATH}"
     seconds: list[float] = []
     async with new_client() as client:
         for _ in range(times):
             began = time.perf_counter()
-            async with client.stream("POST", f"{url}{_MODEL_PATH}", content=body) as response:
+            async with client.stream("POST", url, content=body) as response:
                 async for _line in response.aiter_lines():
                     pass
             seconds.append(time.perf_counter() - began)

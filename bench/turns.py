@@ -1,14 +1,15 @@
 """What one more turn costs in a long session, beyond its model call: turn 50, 200 and 2,000 beside turn 1.
 
 Sessions with all turns but the last few are made beforehand. The first turn in one of them after the start reads its
-journal and has a row of its own; then come turns up to N, timed one by one, and beside them the first turns of as many
-fresh sessions. A turn is a text input that a model answers at once, so its prompt holds the messages of N turns.
+journal and has a row of its own; then come the last turns up to N, timed one by one: a tenth of N at most, in as many
+sessions as it takes. Beside them stand the first turns of fresh sessions, with whatever only a session's first turn has
+to do. A turn is a text input that a model answers at once, so its prompt holds the messages of N turns.
 
-That prompt has to be encoded, sent and read by any agent, whatever its daemon does. So the request of turn N is caught,
-and the very same JSON is encoded and sent to the same model server, and its answer decoded, with the daemon's own
-encoder, HTTP client and decoder and nothing around them. A figure is the difference of the two: what the daemon adds to
-turn N, making the prompt of the conversation included. In the row with a small window the prompt itself stays small, as
-the session is condensed again and again.
+That prompt has to be sent and read by any agent, whatever its daemon does. So the request of turn N is caught, and the
+very same JSON, its messages as bytes that exist already, is sent to the same model server, and its answer decoded, with
+the daemon's own HTTP client and decoder and nothing around them. A figure is the difference of the two: what the daemon
+adds to turn N, making and writing the prompt of the conversation included. In the row with a small window the prompt
+itself stays small, as the session is condensed again and again.
 
 Processor time is the server process's, all threads: the aim is for it. Time is from the request to the answer, medians,
 and most of it belongs to the two commits of a turn, which wait for the disk.
@@ -17,6 +18,7 @@ and most of it belongs to the two commits of a turn, which wait for the disk.
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 import statistics
 import sys
@@ -26,7 +28,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+import orjson
 import uvloop
 
 from bench.copies import copy_session
@@ -35,7 +39,8 @@ from bench.load import Client
 from bench.model_server import ModelProtocol, Pacer
 from bench.processes import TOKEN, Child, child, serve
 from bench.seeding import Place, live
-from kheish.core.jsonvalue import decode_object
+from bench.watched import no_garbage_pauses
+from kheish.core.jsonvalue import JsonObject, JsonValue, decode_object, encode
 from kheish.providers.chat_completions import ChatDecoder
 from kheish.providers.transport import ModelEndpoint, new_client
 
@@ -92,6 +97,20 @@ class _Turn:
 _Rounds = dict[int, list[_Turn]]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Last:
+    """The turns that stand for turn N, in one round."""
+
+    timed: int
+    """In each session."""
+    sessions: int
+
+    @classmethod
+    def of(cls, number: int, turns: int) -> _Last:
+        timed = max(1, min(turns, number // 10))
+        return cls(timed=timed, sessions=math.ceil(turns / timed))
+
+
 def measure(scale: Scale) -> list[Figure]:
     turns = scale.times(40, 12)
     with tempfile.TemporaryDirectory(prefix="kheish-bench-") as folder:
@@ -100,9 +119,15 @@ def measure(scale: Scale) -> list[Figure]:
         seeded = place.root / "seeded"
         asyncio.run(live(place, seeded, {"seed": "hi"}))
         for number in NUMBERS[1:]:
-            copy_session(
-                seeded / "kheish.db", "seed", f"turn-{number}", sessions=scale.rounds, turns=number - turns - _WARM_UP
-            )
+            last = _Last.of(number, turns)
+            for each in range(scale.rounds):
+                copy_session(
+                    seeded / "kheish.db",
+                    "seed",
+                    f"turn-{number}-{each}",
+                    sessions=last.sessions,
+                    turns=number - last.timed - _WARM_UP,
+                )
         with child([sys.executable, str(_HERE / "model_server.py")], place.root / "model.log") as model:
             large = uvloop.run(_measure(place, model, LARGE, NUMBERS, scale.rounds, turns))
             small = uvloop.run(_measure(place, model, SMALL, (FIRST, LAST), scale.rounds, turns))
@@ -139,7 +164,8 @@ def _figure(key: str, rounds: _Rounds, number: int, *, cpu: bool, window: str = 
         beside_name="turn 1",
         aim="at most 1.5 x" if cpu else "",
         note=f"{median([turn.whole for turn in found]):.1f} ms in all, {median([turn.call for turn in found]):.1f} ms "
-        f"the call with its prompt of {statistics.median(turn.prompt_kb for turn in found):.0f} KB",
+        f"the call with its prompt of {statistics.median(turn.prompt_kb for turn in found):.0f} KB; "
+        "turn 1 is a session's first",
     )
 
 
@@ -171,14 +197,15 @@ async def _one(daemon: Child, client: Client, model: Child, tap: _Tapped, number
     if number == FIRST:
         *names, tapped = await _opened(client, f"turn-1-{each}", turns + 1)
     else:
-        tapped = f"turn-{number}-{each}"
-        names = [tapped] * turns
-        first_use_ms = await _turn(client, tapped)
-        for _ in range(_WARM_UP - 1):
-            await _turn(client, tapped)
+        last = _Last.of(number, turns)
+        sessions = [f"turn-{number}-{each}-{session}" for session in range(last.sessions)]
+        tapped, names = sessions[0], sessions * last.timed
+        first_use_ms = statistics.median([await _turn(client, name) for name in sessions])
+        for name in sessions * (_WARM_UP - 1):
+            await _turn(client, name)
     before = daemon.cpu_s() or 0.0
     walls = [await _turn(client, name) for name in names]
-    cpu_ms = ((daemon.cpu_s() or 0.0) - before) * 1000 / turns
+    cpu_ms = ((daemon.cpu_s() or 0.0) - before) * 1000 / len(names)
     await client.post(f"/v1/sessions/{tapped}/input", {**_INPUT, "provider": "tap"})
     return _Turn(
         whole=_Cost(wall_ms=statistics.median(walls), cpu_ms=cpu_ms),
@@ -206,20 +233,29 @@ async def _turn(client: Client, session_id: str) -> float:
 
 
 async def _calls(model: Child, body: bytes, times: int) -> _Cost:
-    """Send the request some times."""
-    said = decode_object(body)
+    """Send the request some times; without looks for garbage, which a daemon hardly takes either."""
+    said = _written(body)
     walls: list[float] = []
-    async with new_client() as client:
-        endpoint = ModelEndpoint(provider="bench", url=f"{model.url}/v1/chat/completions", client=client, headers={})
-        for number in range(_WARM_UP + times):
-            if number == _WARM_UP:
-                before = time.process_time()
-            began = time.perf_counter()
-            async for _ in endpoint.stream(said, ChatDecoder("bench")):
-                pass
-            walls.append((time.perf_counter() - began) * 1000)
-        cpu_ms = (time.process_time() - before) * 1000 / times
+    with no_garbage_pauses():
+        async with new_client() as client:
+            endpoint = ModelEndpoint(
+                provider="bench", url=f"{model.url}/v1/chat/completions", client=client, headers={}
+            )
+            for number in range(_WARM_UP + times):
+                if number == _WARM_UP:
+                    before = time.process_time()
+                began = time.perf_counter()
+                async for _ in endpoint.stream(said, ChatDecoder("bench")):
+                    pass
+                walls.append((time.perf_counter() - began) * 1000)
+            cpu_ms = (time.process_time() - before) * 1000 / times
     return _Cost(wall_ms=statistics.median(walls[_WARM_UP:]), cpu_ms=cpu_ms)
+
+
+def _written(body: bytes) -> JsonObject:
+    """The request with its messages as JSON already: to write them is the daemon's part."""
+    said = decode_object(body)
+    return {**said, "messages": cast("JsonValue", orjson.Fragment(encode(said["messages"])))}
 
 
 class _Tap(ModelProtocol):

@@ -70,11 +70,21 @@ def test_keys_of_one_run_only_are_named_and_not_judged() -> None:
     assert (found.moved, found.steady, found.gone, found.new) == ((), 1, ("a",), ("c",))
     assert lines(found, first, second) == [
         "compared with full results of 2026-01-02 03:04 UTC (2 cores, Linux, Python 3.11.7):",
-        "  those are full and these quick: fewer runs spread wider",
+        "  NOT ALIKE: those are full and these quick, which measure other loads",
         "  0 moved, 1 stayed within their spread",
         "  not measured now: a",
         "  new: c",
     ]
+
+
+def test_a_single_round_is_judged_by_the_others_spread_only() -> None:
+    single, far, wide = (results(figure("a", "a row", "MB", rounds)) for rounds in ([2], [9], [1, 8, 9]))
+    narrow = results(figure("a", "a row", "MB", [8, 8.5, 9]))
+
+    assert (compare(single, far).moved, compare(single, far).single) == ((), ("a",))
+    assert lines(compare(single, far), single, far)[-1] == "  one round in both, not judged: a"
+    assert compare(single, wide).moved == ()
+    assert [move.way for move in compare(single, narrow).moved] == ["worse"]
 
 
 def test_limits_of_the_machine_are_told_and_not_judged() -> None:

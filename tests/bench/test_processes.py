@@ -31,7 +31,9 @@ async def test_only_the_benchs_token_opens_its_daemon(tmp_path: Path) -> None:
 
 async def test_settings_of_whoever_runs_the_bench_do_not_reach_its_daemons(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KHEISH_HTTP_AUTH_MODE", "none")
+    for name in ("https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
 
-    settings = {name for name in environment() if name.startswith("KHEISH_")}
+    settings = {name for name in environment() if name.startswith("KHEISH_") or name.lower().endswith("_proxy")}
 
     assert settings == {"KHEISH_DAEMON_ADMIN_TOKEN"}

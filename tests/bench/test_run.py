@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -34,7 +33,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     for name, measure in (("steady", steady), ("breaks", breaks)):
         module = ModuleType(f"bench.{name}")
-        module.__spec__ = ModuleSpec(module.__name__, None)
         module.measure = measure  # type: ignore[attr-defined]  # a module made here
         monkeypatch.setitem(sys.modules, module.__name__, module)
     (tmp_path / "performance.md").write_text(f"{BEGIN}\n{END}\n")

@@ -8,7 +8,8 @@ import pytest
 
 from bench.load import Client, clients, share
 from bench.memory import peak_mb, resident_mb
-from bench.turns import _Cost, _figure, _tapped, _Turn
+from bench.turns import _WARM_UP, NUMBERS, _Cost, _figure, _Last, _tapped, _Turn, _written
+from kheish.core.jsonvalue import encode
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +33,22 @@ def test_a_turn_is_compared_by_what_it_costs_beyond_its_model_call() -> None:
     assert processor.beside.median == 4.5
     assert processor.ratio is not None
     assert (processor.ratio.low, processor.ratio.high) == (1.2, 1.5)
+
+
+@pytest.mark.parametrize("number", NUMBERS[1:])
+@pytest.mark.parametrize("turns", [12, 40])
+def test_the_turns_that_stand_for_one_are_its_last_tenth(number: int, turns: int) -> None:
+    last = _Last.of(number, turns)
+
+    assert last.timed <= number / 10
+    assert turns <= last.timed * last.sessions < turns + last.timed
+    assert number - last.timed - _WARM_UP >= 1
+
+
+def test_the_call_taken_off_sends_the_same_bytes() -> None:
+    body = b'{"model":"m","messages":[{"role":"user","content":"h\\u0000i"}],"stream":true}'
+
+    assert encode(_written(body)) == body
 
 
 async def test_the_tap_keeps_the_last_request_and_answers_like_the_model_server() -> None:
