@@ -166,3 +166,20 @@ async def test_totals_that_cannot_be_read_stop_no_run(tmp_path: Path) -> None:
         route = RouteRef(route_id="main", driver="openai_compatible", model="m")
 
         assert await ledger.spent("s", route) == Spent()
+
+
+async def test_usage_counts_again_when_a_clock_that_was_ahead_comes_back(tmp_path: Path) -> None:
+    async with serving(tmp_path, Answer(text="x", output_tokens=5)) as (house, _):
+        await house.session()
+        at_ms = (await ended(house))["finished_at_ms"]
+        clock = FakeClock(at_ms)
+        database = house.daemon.board._database
+        ledger = UsageLedger(database=database, clock=clock, period_hours=24)
+        clock.jump(48 * 3_600_000)
+        await database.read(ledger.load)
+        route = RouteRef(route_id="main", driver="openai_compatible", model="m")
+        ahead = await ledger.spent("s", route)
+        clock.jump(-48 * 3_600_000)
+
+        assert ahead.route == Usage()
+        assert (await ledger.spent("s", route)).route.output_tokens == 5

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kheish.engine.ports import Transition
 from kheish.sessions import store
 from tests.http.house import House, opened
 
@@ -297,3 +298,20 @@ async def test_a_view_that_a_commit_overtakes_is_not_remembered(free: House) -> 
 
     assert remembered.find("s") is None
     assert len((await free.get("/v1/sessions/s")).json()["outputs"]) == 2
+
+
+async def test_a_view_that_had_seen_a_commit_before_it_was_told_shows_its_output_once(free: House) -> None:
+    await free.session()
+    remembered = free.daemon.board._sessions._shown
+    told: list[Transition] = []
+    remembered_committed, remembered.committed = remembered.committed, told.append
+    await free.submit("hi")
+    await free.settled()
+    remembered.forget("s")
+    seen = (await free.get("/v1/sessions/s")).json()
+    for transition in told:
+        remembered_committed(transition)
+
+    assert [output["content"] for output in seen["outputs"]] == ["You said: hi"]
+    assert (await free.get("/v1/sessions/s")).json() == seen
+    assert remembered.find("s") is not None

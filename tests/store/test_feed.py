@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
 
+from kheish.core.problems import StoreUnavailable
 from kheish.store.database import SqliteDatabase, Transaction
 from kheish.store.events import FeedEvent
 from kheish.store.feed import Feed
@@ -321,3 +323,41 @@ async def test_watchers_that_left_leave_nothing_behind(feed: Feed) -> None:
 
     assert feed.status()["subscriber_count"] == 0
     assert feed._watchers == {}
+
+
+async def test_what_a_failed_commit_trimmed_is_still_in_the_window(tmp_path: Path) -> None:
+    class Failing(SqliteDatabase):
+        broken = False
+
+        def _store_events(self, group: object) -> None:
+            super()._store_events(group)  # type: ignore[arg-type]  # the type of a unit is the store's own
+            if self.broken:
+                raise sqlite3.OperationalError("disk I/O error")
+
+    database = Failing(tmp_path / "kheish.db")
+    database.run_offline(migrate)
+    feed = Feed(database, capacity=4)
+    database.run_offline(feed.load)
+    database.attach(feed)
+    await emit(database, feed, 8)
+    before = feed.status()
+    database.broken = True
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await emit(database, feed, 8)
+    database.broken = False
+
+    assert feed.status() == before
+    await emit(database, feed, 1)
+    assert [event.id for event in await take(feed, 4, cursor=5)] == [6, 7, 8, 9]
+    database.close()
+
+
+async def test_an_event_whose_type_is_no_text_is_a_gap_and_the_others_come(
+    database: SqliteDatabase, feed: Feed
+) -> None:
+    await emit(database, feed, 3)
+    damage = "UPDATE feed SET type = x'ff' WHERE id = 2"
+    await database.write(lambda transaction: transaction.connection.execute(damage))
+
+    assert [event.type for event in await take(feed, 3, cursor=0)] == ["trace", "stream_gap", "trace"]

@@ -209,6 +209,8 @@ class Engine:
         return True
 
     async def _until(self, session_id: str, holds: Callable[[SessionState], bool]) -> None:
+        if self._draining:
+            raise Draining
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         watcher = (holds, future)
         self._watchers.setdefault(session_id, []).append(watcher)

@@ -79,7 +79,7 @@ class Answer:
         if self.headed:
             return  # a trailer
         self.headers.append((name, value))
-        chunked = name.lower() == b"transfer-encoding" and value.lower().endswith(b"chunked")
+        chunked = name.lower() == b"transfer-encoding" and value.strip().lower().endswith(b"chunked")
         self.delimited = self.delimited or chunked or name.lower() == b"content-length"
 
     def on_headers_complete(self) -> None:
@@ -91,7 +91,7 @@ class Answer:
             self.headers, self.delimited = [], False
 
     def on_body(self, piece: bytes) -> None:
-        if not self.complete:
+        if self.headed and not self.complete:
             self.pieces.append(piece)
             self.waiting_bytes += len(piece)
             self._barren_bytes = 0

@@ -112,6 +112,7 @@ class ModelEndpoint:
             },
         )
         del fixed.headers["content-length"]  # of no body
+        fixed.headers.pop("cookie", None)  # a model call has none, and one that was set later would not be in it
         object.__setattr__(self, "_fixed", fixed)
         return fixed
 

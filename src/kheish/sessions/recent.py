@@ -7,6 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import orjson
 
@@ -82,9 +83,13 @@ class RecentSessions:
         """A session moved on durably."""
         session_id = transition.session_id
         self._overtake(session_id)
-        shown = self._shown.pop(session_id, None)
-        added = None if shown is None else self._outputs_in(transition)
-        if shown is None or added is None:
+        shown = self._shown.get(session_id)
+        # A reader may have seen the commit before we are told of it.
+        if shown is None or cast("int", shown.row["journal_len"]) >= transition.entries[-1].offset:
+            return
+        del self._shown[session_id]
+        added = self._outputs_in(transition)
+        if added is None or shown.row["journal_len"] != transition.entries[0].offset - 1:
             return
         shown.row = store.after(shown.row, transition)
         shown.outputs.extend(added)

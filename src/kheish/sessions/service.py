@@ -187,12 +187,17 @@ class Sessions:
             return _view(known.row, None, None, known.fragments())
 
         def query(reader: sqlite3.Connection) -> tuple[sqlite3.Row, str | None, str | None, Sequence[str]] | None:
-            row = store.get(reader, session_id)
-            if row is None:
-                return None
-            waits = row["pending_approvals"] or row["pending_questions"]
-            pending = self._runs.pending(reader, session_id) if waits else (None, None)
-            return row, *pending, self._runs.outputs(reader, session_id, SHOWN_OUTPUTS)
+            # One snapshot: the outputs are those of the row.
+            reader.execute("BEGIN")
+            try:
+                row = store.get(reader, session_id)
+                if row is None:
+                    return None
+                waits = row["pending_approvals"] or row["pending_questions"]
+                pending = self._runs.pending(reader, session_id) if waits else (None, None)
+                return row, *pending, self._runs.outputs(reader, session_id, SHOWN_OUTPUTS)
+            finally:
+                reader.execute("COMMIT")
 
         with self._shown.reading(session_id) as keep:
             found = await self._database.read(query)

@@ -329,6 +329,8 @@ class SqliteDatabase:
             self._writable = self._writable and begun and not complete and not may_pass(error)
         else:
             self._writable, self._unsettled = True, False
+            if self._events is not None and any(unit.events for unit in group):
+                self._events.stored()
             self._remember(group)
         self._account(group, time.perf_counter() - began)
         self._wake(group)

@@ -51,6 +51,10 @@ class EventLog(Protocol):
         """Write the changes of one commit, in order, in the writer's thread; returns them with their ids."""
         ...
 
+    def stored(self) -> None:
+        """The commit of what was stored last is durable; called in the writer's thread."""
+        ...
+
     def publish(self, events: list[FeedEvent]) -> None:
         """Called on the event loop, in id order, once the commit of ``events`` is durable."""
         ...

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from kheish.core.jsonvalue import JsonObject, encode
@@ -72,6 +72,19 @@ class _Scope:
         return "global" if self.session_id is None else "session"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Window:
+    """What is stored of the feed, as of a commit."""
+
+    oldest_id: int = 0
+    bytes: int = 0
+    """Of the window, or no less than that while it is not weighed."""
+    weighed: bool = False
+    since_trim: int = 0
+    """Rows."""
+    evicted: int = 0
+
+
 class Feed:
     """Appends inside a write unit, publishes after its commit, replays from rows."""
 
@@ -85,21 +98,17 @@ class Feed:
         """By scope, so that an event costs those who want it and nobody else."""
         self.tail_id = 0
         """The newest id a subscriber can have seen."""
-        self._oldest_id = 0
-        self._bytes = 0
-        """Of the window, or no less than that while it is not weighed."""
-        self._weighed = False
-        self._since_trim = 0
-        self._gaps = self._lagged = self._evicted = 0
+        self._window = self._written = _Window()
+        """As of the last commit, and of the one that is under way: a commit may fail."""
+        self._gaps = self._lagged = 0
 
     def load(self, connection: sqlite3.Connection) -> None:
         """Read the window's bounds; called once at boot on the writer's connection."""
         row = connection.execute(_BOUNDS).fetchone()
         self.tail_id = max(row["newest"], row["last"])
-        self._oldest_id = row["oldest"]
         # Weighing the window reads all of it. The whole store is no lighter, and mostly light enough.
-        self._bytes = connection.execute(_STORE_BYTES).fetchone()["bytes"]
-        self._weigh_if_full(connection)
+        total: int = connection.execute(_STORE_BYTES).fetchone()["bytes"]
+        self._window = self._weighed_if_full(connection, _Window(oldest_id=row["oldest"], bytes=total))
 
     def append(
         self, transaction: Transaction, *, type: str, session_id: str | None, run_id: str | None, data: JsonObject
@@ -112,20 +121,27 @@ class Feed:
         """Write the changes of one commit in one go; returns them with their ids."""
         rows = [(one.type, one.session_id, one.run_id, one.data.decode()) for one in changes]
         newest = insert_rows(connection, _INTO, rows)
-        self._bytes += sum(len(one.data) for one in changes)
-        self._since_trim += len(changes)
-        if self._since_trim >= min(_TRIM_EVERY_ROWS, self._capacity):
-            self._since_trim = 0
-            self._trim(connection, newest)
+        first, before = newest - len(changes) + 1, self._window
+        self._written = replace(
+            before,
+            oldest_id=before.oldest_id or first,
+            bytes=before.bytes + sum(len(one.data) for one in changes),
+            since_trim=before.since_trim + len(changes),
+        )
+        if self._written.since_trim >= min(_TRIM_EVERY_ROWS, self._capacity):
+            self._written = self._trimmed(connection, replace(self._written, since_trim=0), newest)
         return [
             FeedEvent(id=id, type=one.type, session_id=one.session_id, run_id=one.run_id, data=one.data)
-            for id, one in enumerate(changes, start=newest - len(changes) + 1)
+            for id, one in enumerate(changes, start=first)
         ]
+
+    def stored(self) -> None:
+        """The commit of what was stored last is durable."""
+        self._window = self._written
 
     def publish(self, events: list[FeedEvent]) -> None:
         """Hand committed events to subscribers; called on the event loop in id order."""
         self.tail_id = events[-1].id or self.tail_id
-        self._oldest_id = self._oldest_id or events[0].id or 0
         if self._watchers:
             for event in events:
                 self._offer(event, self._watching(event.session_id, event.run_id))
@@ -145,7 +161,8 @@ class Feed:
 
     def status(self) -> JsonObject:
         """The `events` block of the status snapshot; ids are decimal strings."""
-        retained = self.tail_id - self._oldest_id + 1 if self._oldest_id else 0
+        window = self._window
+        retained = self.tail_id - window.oldest_id + 1 if window.oldest_id else 0
         block: JsonObject = {
             "history_capacity": self._capacity,
             "retained_event_count": retained,
@@ -153,36 +170,37 @@ class Feed:
             "next_event_id": str(self.tail_id + 1),
             "tail_event_id_cursor": str(self.tail_id),
             "replay_buffer_utilization_percent": min(100, round(100 * retained / self._capacity)),
-            "evicted_event_count": self._evicted,
+            "evicted_event_count": window.evicted,
             "replay_gap_count": self._gaps,
             "stream_lagged_event_count": self._lagged,
-            "scope_eviction_floor_id": str(max(self._oldest_id - 1, 0)),
+            "scope_eviction_floor_id": str(max(window.oldest_id - 1, 0)),
             "evicted_session_scope_count": 0,
             "evicted_run_scope_count": 0,
         }
         if retained:
-            block["oldest_event_id"] = str(self._oldest_id)
+            block["oldest_event_id"] = str(window.oldest_id)
             block["newest_event_id"] = str(self.tail_id)
         return block
 
-    def _trim(self, connection: sqlite3.Connection, newest: int) -> None:
+    def _trimmed(self, connection: sqlite3.Connection, window: _Window, newest: int) -> _Window:
         floor = newest - self._capacity
-        self._weigh_if_full(connection)
-        if self._bytes > self._max_bytes:
+        window = self._weighed_if_full(connection, window)
+        if window.bytes > self._max_bytes:
             row = connection.execute(_BYTES_FLOOR, {"max_bytes": self._max_bytes}).fetchone()
             floor = max(floor, row["floor"])
-        if floor > 0:
-            # Only what goes is measured: reading the whole window each time would cost every run.
-            self._bytes -= connection.execute(_BYTES_UP_TO, {"floor": floor}).fetchone()["bytes"]
-            connection.execute(_TRIM, {"floor": floor})
-            oldest = connection.execute(_OLDEST).fetchone()["oldest"]
-            self._evicted += max(oldest - self._oldest_id, 0)
-            self._oldest_id = oldest
+        if floor <= 0:
+            return window
+        # Only what goes is measured: reading the whole window each time would cost every run.
+        gone = connection.execute(_BYTES_UP_TO, {"floor": floor}).fetchone()["bytes"]
+        connection.execute(_TRIM, {"floor": floor})
+        oldest = connection.execute(_OLDEST).fetchone()["oldest"]
+        evicted = window.evicted + max(oldest - window.oldest_id, 0)
+        return replace(window, bytes=window.bytes - gone, oldest_id=oldest, evicted=evicted)
 
-    def _weigh_if_full(self, connection: sqlite3.Connection) -> None:
-        if self._bytes > self._max_bytes and not self._weighed:
-            self._bytes = connection.execute(_BYTES).fetchone()["bytes"]
-            self._weighed = True
+    def _weighed_if_full(self, connection: sqlite3.Connection, window: _Window) -> _Window:
+        if window.bytes <= self._max_bytes or window.weighed:
+            return window
+        return replace(window, bytes=connection.execute(_BYTES).fetchone()["bytes"], weighed=True)
 
     def _watching(self, session_id: str | None, run_id: str | None) -> list[set[Subscription]]:
         """Whose scope admits an event, without looking at anybody else."""
@@ -196,7 +214,7 @@ class Feed:
 
     def floor(self) -> int:
         """Cursors below this have lost events: the window starts right after it."""
-        return max(self._oldest_id - 1, self.tail_id - self._capacity, 0)
+        return max(self._window.oldest_id - 1, self.tail_id - self._capacity, 0)
 
     async def page(self, scope: _Scope, after: int, until: int) -> list[FeedEvent]:
         """The next stored events of a scope, oldest first; one whose row is damaged is without data."""
@@ -212,7 +230,7 @@ class Feed:
             return [
                 FeedEvent(
                     id=row["id"],
-                    type=row["type"],
+                    type=row["type"] if row["data"] else "",
                     session_id=row["session_id"],
                     run_id=row["run_id"],
                     data=row["data"].encode(),

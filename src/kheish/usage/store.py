@@ -45,7 +45,7 @@ SELECT CAST(route_id AS TEXT) AS route_id, CAST(model AS TEXT) AS model,
        CASE WHEN :for_ever THEN 0 ELSE hour END AS hour,
        SUM(CAST(input_tokens AS INTEGER)) AS input_tokens, SUM(CAST(output_tokens AS INTEGER)) AS output_tokens,
        SUM(CAST(cost_usd AS REAL)) AS cost_usd
-  FROM usage_by_hour WHERE typeof(hour) = 'integer' AND (:for_ever OR hour > :after) GROUP BY 1, 2, 3
+  FROM usage_by_hour WHERE typeof(hour) = 'integer' GROUP BY 1, 2, 3
 """
 _RECENT_SESSIONS = 1024
 """Sessions whose totals stay in memory; the others are read again."""
@@ -101,13 +101,14 @@ class _Window:
 
     def add(self, hour: int, used: Usage) -> None:
         self._hours[hour] = self._hours.get(hour, Usage()) + used
-        self._total += used
+        if hour > self._after:
+            self._total += used
 
     def since(self, after: int) -> Usage:
         if after != self._after:
+            # None is forgotten: a clock that was ahead comes back.
             self._after = after
-            self._hours = {hour: used for hour, used in self._hours.items() if hour > after}
-            self._total = sum(self._hours.values(), Usage())
+            self._total = sum((used for hour, used in self._hours.items() if hour > after), Usage())
         return self._total
 
 
@@ -128,9 +129,8 @@ class UsageLedger:
 
     def load(self, connection: sqlite3.Connection) -> None:
         """Read the totals of routes; called once, before anything is committed."""
-        fields = {"after": self._after(), "for_ever": self._period_hours == 0}
         try:
-            rows = connection.execute(_OF_ROUTES, fields).fetchall()
+            rows = connection.execute(_OF_ROUTES, {"for_ever": self._period_hours == 0}).fetchall()
         except sqlite3.Error as error:
             self._unreadable(error)
             return
