@@ -141,3 +141,28 @@ async def test_a_database_of_the_first_release_goes_on(kept: Kept, tmp_path: Pat
     assert Kept(tmp_path).verified()["findings"] == []
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("SELECT MAX(number) FROM schema_migrations").fetchone() == (1,)
+
+
+def test_entries_and_records_are_the_same_in_order_of_arrival(tmp_path: Path) -> None:
+    moved = ("journal", "external_actions")
+    with closing(sqlite3.connect(tmp_path / "kheish.db", isolation_level=None)) as connection:
+        connection.row_factory = sqlite3.Row
+        migrate(connection, shipped()[:7])
+        for session in ("b", "a"):
+            for position in (2, 1):
+                connection.execute(
+                    "INSERT INTO journal VALUES (?, ?, 'run-1', 5, 'woken', 1, ?)", (session, position, "é" * position)
+                )
+                connection.execute(
+                    "INSERT INTO external_actions (bucket, position, timestamp_ms, phase, kind, target, record_hash, "
+                    "key_id, signature) VALUES (?, ?, 7, 'request', 'tool_call', 'tool:bash', 'h', 'k', ?)",
+                    (session, position, f"{session}{position}"),
+                )
+        before = {table: sorted(map(tuple, connection.execute(f"SELECT * FROM {table}")), key=repr) for table in moved}
+        migrate(connection)
+        after = {table: sorted(map(tuple, connection.execute(f"SELECT * FROM {table}")), key=repr) for table in moved}
+        with pytest.raises(sqlite3.IntegrityError):
+            connection.execute("INSERT INTO journal VALUES ('a', 1, NULL, 5, 'woken', 1, '{}')")
+
+    assert after == before
+    assert len(after["journal"]) == len(after["external_actions"]) == 4
