@@ -27,7 +27,7 @@ from kheish.sessions.models import CreateSession, ReplyTarget, RoutePolicy
 from kheish.sessions.recent import SHOWN_OUTPUTS, RecentSessions
 from kheish.sessions.replies import handles
 from kheish.sessions.views import audits, materialised, policies, snapshot, summary
-from kheish.store.database import Database, Transaction
+from kheish.store.database import Database, Transaction, one_snapshot
 from kheish.store.feed import Feed
 
 _RECENT_RECORDS = 1_024
@@ -187,17 +187,13 @@ class Sessions:
             return _view(known.row, None, None, known.fragments())
 
         def query(reader: sqlite3.Connection) -> tuple[sqlite3.Row, str | None, str | None, Sequence[str]] | None:
-            # One snapshot: the outputs are those of the row.
-            reader.execute("BEGIN")
-            try:
+            with one_snapshot(reader):
                 row = store.get(reader, session_id)
                 if row is None:
                     return None
                 waits = row["pending_approvals"] or row["pending_questions"]
                 pending = self._runs.pending(reader, session_id) if waits else (None, None)
                 return row, *pending, self._runs.outputs(reader, session_id, SHOWN_OUTPUTS)
-            finally:
-                reader.execute("COMMIT")
 
         with self._shown.reading(session_id) as keep:
             found = await self._database.read(query)

@@ -9,7 +9,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -420,6 +420,16 @@ class SqliteDatabase:
         finally:
             for unit in units:
                 unit.settle()
+
+
+@contextlib.contextmanager
+def one_snapshot(reader: sqlite3.Connection) -> Iterator[None]:
+    """The queries inside all see the same commits."""
+    reader.execute("BEGIN")
+    try:
+        yield
+    finally:
+        reader.execute("COMMIT")
 
 
 def _answered(connection: sqlite3.Connection, query: Callable[[sqlite3.Connection], T]) -> T:
