@@ -348,8 +348,9 @@ class SessionState:
 
     def run(self, run_id: str) -> RunState | None:
         """The live run with this id; None when it is terminal or not of this session."""
-        live = self.queue if self.active is None else (self.active, *self.queue)
-        return next((run for run in live if run.run_id == run_id), None)
+        if self.active is not None and self.active.run_id == run_id:
+            return self.active
+        return next((run for run in self.queue if run.run_id == run_id), None) if self.queue else None
 
     @property
     def busy(self) -> bool:
@@ -358,16 +359,30 @@ class SessionState:
 
 def advance(session: SessionState, recorded: Recorded) -> SessionState:
     """Return the session after one more entry."""
-    entry = recorded.entry
+    return advanced(session, recorded, touched(session, recorded))
+
+
+def touched(session: SessionState, recorded: Recorded) -> RunState | None:
+    """The run an entry belongs to, after it; None when it belongs to no live run."""
+    if recorded.run_id is None:
+        return None
+    if isinstance(recorded.entry, e.InputAccepted):
+        return accept(recorded, recorded.entry)
+    before = session.run(recorded.run_id)
+    return None if before is None else apply(before, recorded)
+
+
+def advanced(session: SessionState, recorded: Recorded, after: RunState | None) -> SessionState:
+    """The session after an entry that left its run as ``after``."""
     active, queue = session.active, session.queue
-    if isinstance(entry, e.InputAccepted) and recorded.run_id is not None:
-        queue = (*queue, accept(recorded, entry))
-    elif recorded.run_id is not None and (before := session.run(recorded.run_id)) is not None:
-        after = apply(before, recorded)
-        if after.status is RunStatus.QUEUED:
+    if after is not None:
+        if isinstance(recorded.entry, e.InputAccepted):
+            queue = (*queue, after)
+        elif after.status is RunStatus.QUEUED:
             queue = tuple(after if run.run_id == after.run_id else run for run in queue)
         else:
-            queue = tuple(run for run in queue if run.run_id != after.run_id)
+            if queue:
+                queue = tuple(run for run in queue if run.run_id != after.run_id)
             if not after.status.terminal:
                 active = after
             elif active is not None and active.run_id == after.run_id:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from kheish.core.messages import Generation
 from kheish.engine.entries import RouteRef
@@ -74,6 +75,7 @@ def result_tokens(window: int, calls: int) -> int:
     return max(1, min(_RESULT_TOKENS, window // 8, window // 3 // max(1, calls)))
 
 
+@lru_cache
 def _known(model: str) -> int:
     # Routers prefix the vendor: `anthropic/claude-...`.
     return context_window(model) or context_window(model.rpartition("/")[2]) or UNKNOWN_WINDOW_TOKENS

@@ -35,7 +35,7 @@ from kheish.engine.memory import Buffer, SessionMemory, remembered
 from kheish.engine.model_calls import ModelCaller, stopped_call
 from kheish.engine.ports import Journal, Proposal, Rule, Transition
 from kheish.engine.relief import relieve
-from kheish.engine.state import CallState, RunState, SessionState, advance, apply
+from kheish.engine.state import CallState, RunState, SessionState, advanced, touched
 from kheish.store.database import Transaction
 from kheish.tools.protocol import QuestionAsked, ToolCall
 from kheish.tools.runtime import ToolRuntime
@@ -462,14 +462,12 @@ class SessionWorker:
             run_id=run_id,
             entry=entry,
         )
+        after = touched(before, recorded)
         self.memory.last_at_ms = recorded.at_ms
-        self.memory.state = advance(before, recorded)
+        self.memory.state = advanced(before, recorded, after)
         self._buffer.append(recorded)
-        if run_id is not None:
-            known = before.run(run_id)
-            after = self.memory.state.run(run_id) or (None if known is None else apply(known, recorded))
-            if after is not None:
-                self._buffer.runs[run_id] = after
+        if after is not None:
+            self._buffer.runs[after.run_id] = after
 
     async def _flush(self, *, also: Callable[[Transaction], None] | None = None) -> None:
         """Make the buffer durable in one commit, then let the rest of the house know."""

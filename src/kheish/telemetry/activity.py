@@ -114,39 +114,43 @@ class Activity:
         runs = {run.run_id: run for run in transition.runs}
         for recorded in transition.entries:
             run = None if recorded.run_id is None else runs.get(recorded.run_id)
-            if run is not None:
-                yield from self._facts(recorded, run)
+            fact = None if run is None else self._fact(recorded, run)
+            if fact is not None:
+                yield fact
 
-    def _facts(self, recorded: Recorded, run: RunState) -> Iterator[Fact]:
+    def _fact(self, recorded: Recorded, run: RunState) -> Fact | None:
         at_ms, entry = recorded.at_ms, recorded.entry
-        clocks = self._clocks.setdefault(run.run_id, _Clocks(at_ms))
+        clocks = self._clocks.get(run.run_id)
+        if clocks is None:
+            clocks = self._clocks[run.run_id] = _Clocks(at_ms)
+        began_ms, clocks.last_at_ms = clocks.last_at_ms, at_ms
         match entry:
             case e.InputAccepted():
-                yield RunAccepted(run=run)
+                return RunAccepted(run=run)
             case e.RunStarted():
-                yield RunBegan(run=run, at_ms=at_ms)
+                return RunBegan(run=run, at_ms=at_ms)
             case e.ModelReplied() | e.ModelFailed():
-                yield _model_call(run, entry, clocks, at_ms)
+                return _model_call(run, entry, clocks, began_ms)
             case e.ToolIntended(call_id=call_id):
                 clocks.intents[call_id] = at_ms
             case e.ToolFinished(call_id=call_id):
-                yield _tool_call(run, entry, clocks.intents.pop(call_id, None), at_ms)
+                return _tool_call(run, entry, clocks.intents.pop(call_id, None), at_ms)
             case e.Microcompacted() | e.Snipped() | e.Compacted():
-                yield WindowRelieved(run=run, entry=entry, started_at_ms=clocks.last_at_ms, ended_at_ms=at_ms)
+                return WindowRelieved(run=run, entry=entry, started_at_ms=began_ms, ended_at_ms=at_ms)
             case e.Resumed():
-                yield RunResumed(run=run, entry=entry, at_ms=at_ms)
+                return RunResumed(run=run, entry=entry, at_ms=at_ms)
             case e.RunEnded():
                 del self._clocks[run.run_id]
-                yield RunOver(run=run, at_ms=at_ms)
+                return RunOver(run=run, at_ms=at_ms)
             case _:
                 pass
-        clocks.last_at_ms = at_ms
+        return None
 
 
-def _model_call(run: RunState, entry: e.ModelReplied | e.ModelFailed, clocks: _Clocks, at_ms: int) -> ModelCall:
+def _model_call(run: RunState, entry: e.ModelReplied | e.ModelFailed, clocks: _Clocks, began_ms: int) -> ModelCall:
     attempt = entry.attempt if isinstance(entry, e.ModelFailed) else clocks.failed_attempts + 1
     clocks.failed_attempts = attempt if isinstance(entry, e.ModelFailed) else 0
-    return ModelCall(run=run, entry=entry, attempt=attempt, started_at_ms=clocks.last_at_ms, ended_at_ms=at_ms)
+    return ModelCall(run=run, entry=entry, attempt=attempt, started_at_ms=began_ms, ended_at_ms=clocks.last_at_ms)
 
 
 def _tool_call(run: RunState, entry: e.ToolFinished, started_at_ms: int | None, at_ms: int) -> ToolCall:

@@ -91,6 +91,24 @@ class _Work:
         )
 
 
+class _RouteCounters:
+    """What the calls of one route add to, looked up once."""
+
+    def __init__(self, work: _Work, route: str) -> None:
+        self.call_s = work.model_s.labels(route)
+        self.answered = work.model_calls.labels(route, "ok")
+        self.input_tokens = work.tokens.labels(route, "input")
+        self.output_tokens = work.tokens.labels(route, "output")
+        self.cached_input_tokens = work.tokens.labels(route, "cached_input")
+        self.cost = work.cost.labels(route)
+
+    def spend(self, usage: Usage) -> None:
+        self.input_tokens.inc(max(0, usage.input_tokens))
+        self.output_tokens.inc(max(0, usage.output_tokens))
+        self.cached_input_tokens.inc(max(0, usage.cached_input_tokens))
+        self.cost.inc(max(0.0, usage.cost_usd))
+
+
 class Recorder:
     """An observer of the engine that keeps the counters of one daemon since its start."""
 
@@ -99,6 +117,7 @@ class Recorder:
         self._tool_names = frozenset(tool_names)
         self._runs = _Runs(registry)
         self._work = _Work(registry)
+        self._routes: dict[str, _RouteCounters] = {}
 
     def committed(self, transition: Transition) -> None:
         """Take one durable transition."""
@@ -118,7 +137,7 @@ class Recorder:
             case WindowRelieved(run=run, entry=entry):
                 self._work.relieved.labels(_RELIEF[type(entry)]).inc()
                 if isinstance(entry, e.Compacted):
-                    self._spend(run.route.route_id, entry.usage)
+                    self._of(run.route.route_id).spend(entry.usage)
             case RunResumed(entry=entry):
                 self._runs.resumed.inc()
                 self._runs.in_doubt.inc(len(entry.in_doubt_call_ids))
@@ -129,14 +148,15 @@ class Recorder:
 
     def _take_model_call(self, call: ModelCall) -> None:
         route = call.run.route.route_id
-        self._work.model_s.labels(route).observe(_seconds(call.started_at_ms, call.ended_at_ms))
+        counters = self._of(route)
+        counters.call_s.observe(_seconds(call.started_at_ms, call.ended_at_ms))
         if isinstance(call.entry, e.ModelFailed):
             outcome = call.entry.kind if call.entry.kind in _FAILURES else OTHER
             self._work.model_calls.labels(route, outcome).inc()
             return
         self._work.turns.inc()
-        self._work.model_calls.labels(route, "ok").inc()
-        self._spend(route, call.entry.usage)
+        counters.answered.inc()
+        counters.spend(call.entry.usage)
 
     def _take_tool_call(self, call: ToolCall) -> None:
         tool = call.entry.name if call.entry.name in self._tool_names else OTHER
@@ -144,11 +164,11 @@ class Recorder:
         if call.started_at_ms is not None:
             self._work.tool_s.labels(tool).observe(_seconds(call.started_at_ms, call.ended_at_ms))
 
-    def _spend(self, route: str, usage: Usage) -> None:
-        self._work.tokens.labels(route, "input").inc(max(0, usage.input_tokens))
-        self._work.tokens.labels(route, "output").inc(max(0, usage.output_tokens))
-        self._work.tokens.labels(route, "cached_input").inc(max(0, usage.cached_input_tokens))
-        self._work.cost.labels(route).inc(max(0.0, usage.cost_usd))
+    def _of(self, route: str) -> _RouteCounters:
+        counters = self._routes.get(route)
+        if counters is None:
+            counters = self._routes[route] = _RouteCounters(self._work, route)
+        return counters
 
 
 def _seconds(from_ms: int, to_ms: int) -> float:

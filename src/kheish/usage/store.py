@@ -14,7 +14,7 @@ from kheish.core.messages import Usage
 from kheish.core.problems import StoreUnreadable
 from kheish.engine import entries as e
 from kheish.engine.budgets import Spent
-from kheish.engine.entries import Entry, RouteRef
+from kheish.engine.entries import RouteRef
 from kheish.engine.ports import Transition
 from kheish.store.database import Database, Transaction
 
@@ -49,6 +49,9 @@ SELECT CAST(route_id AS TEXT) AS route_id, CAST(model AS TEXT) AS model,
 """
 _RECENT_SESSIONS = 1024
 """Sessions whose totals stay in memory; the others are read again."""
+_MODEL_CALLS = (e.ModelReplied, e.ModelFailed, e.Compacted)
+"""Entries with a model call behind them."""
+_NOTHING = Usage()
 
 
 class UsageProjection:
@@ -78,17 +81,13 @@ class _Use:
 
 def _uses(transition: Transition) -> Iterator[_Use]:
     for recorded in transition.entries:
-        used = used_by(recorded.entry)
-        if used == Usage() or recorded.run_id is None:
+        entry = recorded.entry
+        if recorded.run_id is None or not isinstance(entry, _MODEL_CALLS) or entry.usage == _NOTHING:
             continue
+        used = entry.usage
         counted = Usage(input_tokens=used.input_tokens, output_tokens=used.output_tokens, cost_usd=used.cost_usd)
         route = next((run.route for run in transition.runs if run.run_id == recorded.run_id), None)
         yield _Use(amount=counted, route=route, hour=recorded.at_ms // _HOUR_MS)
-
-
-def used_by(entry: Entry) -> Usage:
-    """What the model call behind an entry used; nothing when there was none."""
-    return entry.usage if isinstance(entry, e.ModelReplied | e.ModelFailed | e.Compacted) else Usage()
 
 
 class _Window:
@@ -97,10 +96,10 @@ class _Window:
     def __init__(self) -> None:
         self._hours: dict[int, Usage] = {}
         self._after = -1
-        self._total = Usage()
+        self._total = _NOTHING
 
     def add(self, hour: int, used: Usage) -> None:
-        self._hours[hour] = self._hours.get(hour, Usage()) + used
+        self._hours[hour] = self._hours.get(hour, _NOTHING) + used
         if hour > self._after:
             self._total += used
 
@@ -108,7 +107,7 @@ class _Window:
         if after != self._after:
             # None is forgotten: a clock that was ahead comes back.
             self._after = after
-            self._total = sum((used for hour, used in self._hours.items() if hour > after), Usage())
+            self._total = sum((used for hour, used in self._hours.items() if hour > after), _NOTHING)
         return self._total
 
 
@@ -150,7 +149,7 @@ class UsageLedger:
     async def spent(self, session_id: str, route: RouteRef) -> Spent:
         """Return the totals of a session, and of a route with a model in the period."""
         window = self._routes.get((route.route_id, route.model))
-        of_route = Usage() if window is None else window.since(self._after())
+        of_route = _NOTHING if window is None else window.since(self._after())
         return Spent(session=await self._of_session(session_id), route=of_route)
 
     async def _of_session(self, session_id: str) -> Usage:
@@ -166,7 +165,7 @@ class UsageLedger:
             self._sessions[session_id] = found = await self._database.read(query)
         except (sqlite3.Error, StoreUnreadable) as error:
             self._unreadable(error)
-            return Usage()
+            return _NOTHING
         while len(self._sessions) > _RECENT_SESSIONS:
             self._sessions.popitem(last=False)
         return found
@@ -184,5 +183,5 @@ class UsageLedger:
 
 def _usage(row: sqlite3.Row | None) -> Usage:
     if row is None:
-        return Usage()
+        return _NOTHING
     return Usage(input_tokens=row["input_tokens"], output_tokens=row["output_tokens"], cost_usd=row["cost_usd"])
