@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from starlette.datastructures import Headers
+from collections.abc import Mapping
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kheish.core.jsonvalue import JsonValue, decode
 from kheish.core.problems import BadRequest
+from kheish.http.headers import first_headers
 from kheish.http.problems import PayloadTooLarge, UnsupportedMediaType, render
 
 MAX_NESTING = 128
@@ -58,10 +60,10 @@ class Bodies:
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in _MUTATIONS:
+        if scope["method"] not in _MUTATIONS:
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers = first_headers(scope)
         try:
             body = await self._read(headers, receive)
         except _Gone:
@@ -70,14 +72,14 @@ class Bodies:
         if body is None:
             problem = PayloadTooLarge(f"The request body is larger than {self._max_bytes} bytes.")
             await render(problem, {"connection": "close"})(scope, receive, send)
-        elif not _is_json(headers) and (body or "origin" in headers):
+        elif not _is_json(headers) and (body or b"origin" in headers):
             await render(UnsupportedMediaType())(scope, receive, send)
         else:
             await self._app(scope, _replay(body, receive), send)
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
-        declared = headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > self._max_bytes:
+    async def _read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
+        declared = headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self._max_bytes:
             return None
         chunks: list[bytes] = []
         total = 0
@@ -94,8 +96,8 @@ class Bodies:
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _is_json(headers: Headers) -> bool:
-    return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
+def _is_json(headers: Mapping[bytes, bytes]) -> bool:
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"application/json"
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

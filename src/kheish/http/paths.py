@@ -23,7 +23,7 @@ class RawPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw: bytes = scope.get("raw_path") or b""
-        if scope["type"] == "http" and b"%" in raw:
+        if b"%" in raw:
             try:
                 scope = {**scope, "path": _prepared(raw)}
             except UnicodeDecodeError:
