@@ -12,11 +12,11 @@ import gc, json, os, signal, sys
 from kheish.daemon.server_side import serve_main
 
 main = serve_main()
-unused = {"rich", "pydantic.v1", "kheish.providers.script"}
+unused = {"rich", "fastapi", "kheish.providers.script"}
 importing = {"collects": gc.isenabled(), "unused": sorted(unused & set(sys.modules))}
 status = main(json.loads(sys.argv[1]), on_ready=lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 served = {"status": status, "collects": gc.isenabled(), "keeps": gc.get_freeze_count() > 50_000}
-import rich, pydantic.v1
+import rich
 print(json.dumps([importing, served]))
 """
 

@@ -10,6 +10,8 @@ from urllib.parse import quote
 import httpx2
 import pytest
 
+from kheish.daemon.app import routes
+from kheish.http.arguments import Arguments
 from kheish.http.bodies import Bodies
 from kheish.http.failures import Failures
 from kheish.runs.service import RunLedger
@@ -246,6 +248,35 @@ async def test_a_bug_in_a_service_is_a_problem_document_and_the_next_request_is_
     assert response.headers["content-type"] == "application/problem+json"
     assert "hunter2" not in response.text
     assert after.status_code == 200
+
+
+async def test_a_page_may_read_that_a_request_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(RunLedger, "list", broken)
+    origin = {"origin": "http://localhost:5173"}
+    async with opened(tmp_path) as house:
+        bug = await house.client.get("/v1/runs", headers=origin)
+        problem = await house.client.get("/v1/runs/none", headers=origin)
+
+    assert (bug.status_code, problem.status_code) == (500, 404)
+    assert {answer.headers["access-control-allow-origin"] for answer in (bug, problem)} == {origin["origin"]}
+
+
+async def test_a_name_in_a_path_wins_over_an_id_for_its_own_methods_only(house: House) -> None:
+    named = await house.post("/v1/runs/prune", {"older_than_ms": 3_600_000, "dry_run": True})
+    an_id = await house.get("/v1/runs/prune")
+    neither = await house.client.delete("/v1/runs/prune")
+
+    assert (named.status_code, an_id.status_code, an_id.json()["code"]) == (200, 404, "run_not_found")
+    assert (neither.status_code, neither.headers["allow"]) == (405, "GET, POST")
+
+
+def test_every_parameter_of_every_operation_says_where_it_comes_from() -> None:
+    for route in routes():
+        arguments = Arguments(route.handler, route.path)
+        assert len(arguments.segments) == route.path.count("{")
 
 
 async def test_half_a_request_is_none() -> None:

@@ -167,11 +167,11 @@ async def test_a_source_that_breaks_is_reported_and_left() -> None:
     [(None, None, None), ("", " ", None), ("5", None, 5), (" 5 ", "7", 7), ("9", "7", 9), ("9" * 40, None, 2**63 - 1)],
 )
 async def test_the_larger_cursor_counts(query: str | None, header: str | None, cursor: int | None) -> None:
-    assert await event_cursor(query, header) == cursor
+    assert event_cursor(query, header) == cursor
 
 
 @pytest.mark.parametrize("text", ["abc", "-1", "1.5", "٣", "1e3"])
 async def test_a_cursor_that_is_no_id_is_refused(text: str) -> None:
     for arguments in ((text, None), (None, text)):
         with pytest.raises(InvalidEventCursor):
-            await event_cursor(*arguments)
+            event_cursor(*arguments)

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from kheish.approvals.models import ApprovalPage, PendingApprovalView, ResolveApprovals
 from kheish.approvals.service import Approvals
-from kheish.http.bodies import JsonRoute
+from kheish.http.api import Router
+from kheish.http.arguments import SERVICE, Derived, Query
 from kheish.http.idempotency import agreed_key, header_key
 from kheish.http.paging import Paging, paging
 from kheish.http.problems import CHANGING, READING
 from kheish.http.responses import json_response
-from kheish.http.services import provided
 from kheish.runs.models import RunView
 from kheish.sessions.models import SessionView
 from kheish.sessions.service import Sessions
 
-router = APIRouter(prefix="/v1", tags=["approvals"], route_class=JsonRoute)
+router = Router(tag="approvals", prefix="/v1")
 
-Service = Annotated[Approvals, Depends(provided(Approvals))]
-Key = Annotated[str | None, Depends(header_key)]
-Pages = Annotated[Paging, Depends(paging)]
+Service = Annotated[Approvals, SERVICE]
+Key = Annotated[str | None, Derived(header_key)]
+Pages = Annotated[Paging, Derived(paging)]
 
 
 @router.get(
@@ -40,7 +39,7 @@ async def list_approvals(
 
 
 @router.get(
-    "/sessions/{session_id:id}/approvals",
+    "/sessions/{session_id}/approvals",
     response_model=list[PendingApprovalView] | ApprovalPage,
     responses=READING,
     operation_id="list_session_approvals",
@@ -51,14 +50,14 @@ async def list_session_approvals(approvals: Service, pages: Pages, session_id: s
 
 
 @router.post(
-    "/sessions/{session_id:id}/approvals",
+    "/sessions/{session_id}/approvals",
     response_model=SessionView,
     responses=CHANGING,
     operation_id="resolve_session_approvals",
 )
 async def resolve_inline(
     approvals: Service,
-    sessions: Annotated[Sessions, Depends(provided(Sessions))],
+    sessions: Annotated[Sessions, SERVICE],
     session_id: str,
     body: ResolveApprovals,
     header: Key,
@@ -70,7 +69,7 @@ async def resolve_inline(
 
 
 @router.post(
-    "/sessions/{session_id:id}/approval-runs",
+    "/sessions/{session_id}/approval-runs",
     status_code=202,
     response_model=RunView,
     responses=CHANGING,
@@ -83,7 +82,7 @@ async def resolve_session(approvals: Service, session_id: str, body: ResolveAppr
 
 
 @router.post(
-    "/runs/{run_id:id}/approvals",
+    "/runs/{run_id}/approvals",
     status_code=202,
     response_model=RunView,
     responses=CHANGING,

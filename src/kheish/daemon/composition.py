@@ -26,7 +26,7 @@ from kheish.core.clock import Clock, SystemClock
 from kheish.core.ids import IdSource, RandomIds
 from kheish.core.problems import Problem
 from kheish.core.redaction import Redactor
-from kheish.daemon.app import build_app, with_edge
+from kheish.daemon.app import application
 from kheish.daemon.route_source import RouteSource
 from kheish.daemon.settings import Settings
 from kheish.daemon.state_root import OpenDatabase, explained, open_store, take_state_root
@@ -265,7 +265,7 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     services = (_secrets(parts, broker), credentials, retention, actions, *facades, *work)
     return Daemon(
         settings=settings,
-        app=with_edge(build_app(), services, control_plane, max_body_bytes=settings.http_max_body_bytes),
+        app=application(services, control_plane, max_body_bytes=settings.http_max_body_bytes),
         engine=engine,
         board=board,
         control_plane=control_plane,

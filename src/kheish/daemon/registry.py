@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from fastapi import APIRouter
+from kheish.http.api import Router
 
-# Routes are tried in this order: the busiest first.
 CAPABILITIES = (
     "kheish.runs",
     "kheish.sessions",
@@ -20,11 +19,11 @@ CAPABILITIES = (
 )
 
 
-def routers() -> list[APIRouter]:
+def routers() -> list[Router]:
     """The HTTP routers of all capabilities."""
     found = []
     for name in CAPABILITIES:
         router = import_module(f"{name}.api").router
-        assert isinstance(router, APIRouter)
+        assert isinstance(router, Router)
         found.append(router)
     return found

@@ -23,6 +23,7 @@ from kheish.core.problems import Problem
 from kheish.core.redaction import Redactor
 from kheish.daemon import logs, service_manager
 from kheish.daemon.composition import Daemon, open_daemon
+from kheish.daemon.one_write import OneWriteProtocol
 from kheish.daemon.settings import Settings, from_options
 from kheish.daemon.state_root import OpenDatabase
 from kheish.store.database import SqliteDatabase
@@ -209,7 +210,7 @@ class _Server:
     def __init__(self, daemon: Daemon, listener: socket.socket) -> None:
         config = uvicorn.Config(
             daemon.app,
-            http="httptools",
+            http=OneWriteProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

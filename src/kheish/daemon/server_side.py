@@ -19,26 +19,13 @@ def serve_main() -> Callable[..., int]:
     gc.disable()
     # Nothing here validates with a plugin, and to find none pydantic reads the metadata of all that is installed.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    _import_web_framework()
     # structlog imports rich wherever it is installed, for tracebacks with local variables: our logs show none (`logs`).
-    # FastAPI imports all of pydantic 1 to ask of each parameter whether it is of that: none is.
-    with _taken_for_missing("rich", "pydantic.v1"):
+    with _taken_for_missing("rich"):
         from kheish.daemon.registry import routers
         from kheish.daemon.serve import main
 
         routers()
     return main
-
-
-def _import_web_framework() -> None:
-    """FastAPI, whose forty models of an OpenAPI document are built when the first document is, not now."""
-    from pydantic import BaseModel
-
-    BaseModel.model_config["defer_build"] = True
-    try:
-        import fastapi  # noqa: F401
-    finally:
-        del BaseModel.model_config["defer_build"]
 
 
 @contextmanager

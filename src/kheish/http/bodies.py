@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
 
-from fastapi.routing import APIRoute
-from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kheish.core.jsonvalue import JsonValue, decode
+from kheish.core.problems import BadRequest
+from kheish.http.headers import first_headers
 from kheish.http.problems import PayloadTooLarge, UnsupportedMediaType, render
-from kheish.http.services import hand_over
 
 MAX_NESTING = 128
 """What is accepted must fit into a journal entry, and the encoder stops at 254 levels."""
@@ -23,13 +17,19 @@ DEFAULT_MAX_BYTES = 32 * 1024 * 1024
 _MUTATIONS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
-class _Request(Request):
-    async def json(self) -> Any:  # the framework's own signature
-        body = await self.body()
+def parsed(body: bytes) -> JsonValue:
+    """The value of a body that is strict JSON: no NaN, no lone surrogates, no invalid UTF-8.
+
+    Raises:
+        BadRequest: it is not, or it is nested too deep.
+    """
+    try:
         value = decode(body)
-        if body.count(b"[") + body.count(b"{") > MAX_NESTING and _is_deeper(value, MAX_NESTING):
-            raise HTTPException(400, f"The request body is nested deeper than {MAX_NESTING} levels.")
-        return value
+    except ValueError as error:
+        raise BadRequest("The request body is not valid JSON.") from error
+    if body.count(b"[") + body.count(b"{") > MAX_NESTING and _is_deeper(value, MAX_NESTING):
+        raise BadRequest(f"The request body is nested deeper than {MAX_NESTING} levels.")
+    return value
 
 
 def _is_deeper(value: JsonValue, levels: int) -> bool:
@@ -42,31 +42,6 @@ def _is_deeper(value: JsonValue, levels: int) -> bool:
             for child in (item.values() if isinstance(item, dict) else item)
         ]
     return any(isinstance(item, (dict, list)) for item in row)
-
-
-class JsonRoute(APIRoute):
-    """A route whose body is parsed as strict JSON: no NaN, no lone surrogates, no invalid UTF-8.
-
-    Handlers return responses that are finished, so what an answer looks like concerns the OpenAPI document alone. It is
-    worked out when somebody asks for that.
-    """
-
-    def __init__(self, path: str, endpoint: Callable[..., Any], *, response_model: Any = None, **options: Any) -> None:
-        super().__init__(path, endpoint, response_model=None, **options)
-        self._described = partial(APIRoute, path, endpoint, response_model=response_model, **options)
-
-    def described(self) -> APIRoute:
-        """This route with what it answers, for the document."""
-        return self._described()
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        hand_over(self.dependant)
-        handler = super().get_route_handler()
-
-        async def strict(request: Request) -> Response:
-            return await handler(_Request(request.scope, request.receive))
-
-        return strict
 
 
 class _Gone(Exception):
@@ -85,10 +60,10 @@ class Bodies:
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in _MUTATIONS:
+        if scope["method"] not in _MUTATIONS:
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers = first_headers(scope)
         try:
             body = await self._read(headers, receive)
         except _Gone:
@@ -97,14 +72,14 @@ class Bodies:
         if body is None:
             problem = PayloadTooLarge(f"The request body is larger than {self._max_bytes} bytes.")
             await render(problem, {"connection": "close"})(scope, receive, send)
-        elif not _is_json(headers) and (body or "origin" in headers):
+        elif not _is_json(headers) and (body or b"origin" in headers):
             await render(UnsupportedMediaType())(scope, receive, send)
         else:
             await self._app(scope, _replay(body, receive), send)
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
-        declared = headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > self._max_bytes:
+    async def _read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
+        declared = headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self._max_bytes:
             return None
         chunks: list[bytes] = []
         total = 0
@@ -121,8 +96,8 @@ class Bodies:
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _is_json(headers: Headers) -> bool:
-    return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
+def _is_json(headers: Mapping[bytes, bytes]) -> bool:
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"application/json"
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kheish.core.problems import Problem
 from kheish.http.cors import CorsPolicy, allowing
+from kheish.http.headers import first_headers
 from kheish.http.problems import render
 
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
@@ -79,12 +81,11 @@ class Gate:
         self._authority = authority
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PUBLIC_PATHS:
+        if scope["path"] in PUBLIC_PATHS:
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        call = _call(scope, headers)
-        refusal = self._host_refusal(headers) or self._origin_refusal(call)
+        call = _call(scope)
+        refusal = self._host_refusal(scope) or self._origin_refusal(call)
         answered = send if refusal is not None or call.origin is None else _with_cors(send, call.origin)
         if refusal is None and call.method == "OPTIONS":
             await Response(status_code=204)(scope, receive, answered)
@@ -95,12 +96,12 @@ class Gate:
             return
         await self._app(scope, receive, answered)
 
-    def _host_refusal(self, headers: Headers) -> Refusal | None:
+    def _host_refusal(self, scope: Scope) -> Refusal | None:
         # A page that rebinds its own name to this machine has no token; without tokens only the name tells.
         if self._authority.enabled:
             return None
-        hosts = headers.getlist("host")
-        if hosts and all(_is_loopback(_host_name(f"//{host}")) for host in hosts):
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if hosts and all(map(_is_loopback_host, hosts)):
             return None
         return Refusal(problem=HostRefused())
 
@@ -111,14 +112,16 @@ class Gate:
         return Refusal(problem=OriginRefused())
 
 
-def _call(scope: Scope, headers: Headers) -> Call:
+def _call(scope: Scope) -> Call:
+    headers = first_headers(scope)
+    authorization, origin = headers.get(b"authorization"), headers.get(b"origin")
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
     client = scope.get("client")
     return Call(
         method=scope["method"],
         path=raw.partition(b"?")[0].decode("latin-1"),
-        authorization=headers.get("authorization"),
-        origin=headers.get("origin"),
+        authorization=None if authorization is None else authorization.decode("latin-1"),
+        origin=None if origin is None else origin.decode("latin-1"),
         remote_addr=None if client is None else str(client[0]),
     )
 
@@ -132,14 +135,13 @@ def _with_cors(send: Send, origin: str) -> Send:
     return sending
 
 
-def _host_name(url: str) -> str | None:
+# Clients of an open daemon name few hosts, and each request names one.
+@lru_cache(maxsize=64)
+def _is_loopback_host(host: str) -> bool:
     try:
-        return urlsplit(url).hostname
+        name = urlsplit(f"//{host}").hostname
     except ValueError:
-        return None
-
-
-def _is_loopback(name: str | None) -> bool:
+        return False
     if name is None:
         return False
     name = name.rstrip(".")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated
 
-from fastapi import Header, Request
+from starlette.requests import Request
 
 from kheish.core.problems import Problem
+from kheish.http.arguments import Header
 
 HEADER = "Idempotency-Key"
 
@@ -18,9 +19,11 @@ class InvalidIdempotencyKey(Problem):
     domain, code, status = "idempotency", "invalid_idempotency_key", 400
 
 
-async def header_key(
+def header_key(
     request: Request,
-    idempotency_key: Annotated[str | None, Header(description="A repeated request returns the first one's run")] = None,
+    idempotency_key: Annotated[
+        str | None, Header(name="idempotency-key", description="A repeated request returns the first one's run")
+    ] = None,
 ) -> str | None:
     """The header as sent.
 

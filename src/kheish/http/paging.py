@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Query
 from pydantic import WithJsonSchema
 
 from kheish.core.problems import Problem
+from kheish.http.arguments import Query
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100
@@ -55,7 +55,7 @@ _BOOLEAN = WithJsonSchema({"type": "boolean"})
 _LIMIT = WithJsonSchema({"type": "integer", "minimum": 1})
 
 
-async def paging(
+def paging(
     page: Annotated[str | None, _BOOLEAN, Query(description="true: answer with an envelope")] = None,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before; implies `page`")] = None,
     limit: Annotated[str | None, _LIMIT, Query(description=f"default {DEFAULT_LIMIT}, at most {MAX_LIMIT}")] = None,

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from urllib.parse import unquote_to_bytes
 
-from starlette.convertors import Convertor, register_url_convertor
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kheish.core.problems import BadRequest
 from kheish.http.problems import render
 
 
-class _IdConvertor(Convertor[str]):
+def segment_id(segment: str) -> str:
     """One path segment, as `RawPaths` prepared it, back to the caller's id."""
-
-    regex = "[^/]+"
-
-    def convert(self, value: str) -> str:
-        return value.replace("%2F", "/").replace("%25", "%")
-
-    def to_string(self, value: str) -> str:
-        return value.replace("%", "%25").replace("/", "%2F")
-
-
-register_url_convertor("id", _IdConvertor())
+    return segment.replace("%2F", "/").replace("%25", "%") if "%" in segment else segment
 
 
 class RawPaths:
@@ -34,7 +23,7 @@ class RawPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw: bytes = scope.get("raw_path") or b""
-        if scope["type"] == "http" and b"%" in raw:
+        if b"%" in raw:
             try:
                 scope = {**scope, "path": _prepared(raw)}
             except UnicodeDecodeError:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from pydantic import ValidationError
 from starlette.responses import Response
-from starlette.routing import Match
 
 from kheish.core.jsonvalue import JsonObject, encode
-from kheish.core.problems import BadRequest, InvalidFields, Problem
+from kheish.core.problems import InvalidFields, Problem
 
 MEDIA_TYPE = "application/problem+json"
 _MAX_DETAIL_CHARS = 1000
@@ -49,12 +45,6 @@ class Internal(Problem):
     """The daemon failed on this request; the reason is in its log."""
 
     code, status = "internal", 500
-
-
-class RequestRefused(Problem):
-    """The request could not be processed."""
-
-    code, status = "bad_request", 400
 
 
 def document(problem: Problem) -> JsonObject:
@@ -107,53 +97,8 @@ SCHEMA: JsonObject = {
 """The component every problem response refers to."""
 
 
-def from_validation(errors: Sequence[Mapping[str, object]]) -> Problem:
-    """Name the fields that are wrong; malformed JSON is a bad request, everything else a field error."""
-    if any(error["type"] == "json_invalid" for error in errors):
-        return BadRequest("The request body is not valid JSON.")
-    named = "; ".join(f"{_location(error['loc'])}: {error['msg']}" for error in errors)
-    return InvalidFields(named[:_MAX_DETAIL_CHARS] or None)
-
-
-def install(app: FastAPI) -> None:
-    """Make every failure of ``app`` a problem document."""
-
-    async def on_problem(_: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)
-        return render(error)
-
-    async def on_validation(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return render(from_validation(error.errors()))
-
-    async def on_http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        if error.status_code == HTTPStatus.NOT_FOUND:
-            return render(RouteNotFound())
-        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            return render(MethodNotAllowed(), {"allow": ", ".join(_allowed_methods(app, request))})
-        return render(RequestRefused(str(error.detail)))
-
-    async def on_bug(_: Request, error: Exception) -> Response:
-        # The framework raises it again once this is sent; the outermost wrapper logs it there.
-        return render(Internal())
-
-    app.add_exception_handler(Problem, on_problem)
-    app.add_exception_handler(Exception, on_bug)
-    app.add_exception_handler(RequestValidationError, on_validation)
-    app.add_exception_handler(HTTPException, on_http)
-
-
-def _location(loc: object) -> str:
-    parts = [str(part) for part in loc] if isinstance(loc, (tuple, list)) else [str(loc)]
-    return ".".join(parts[1:]) or parts[0]
-
-
-def _allowed_methods(app: FastAPI, request: Request) -> list[str]:
-    # The router answers with the first route that fits the path; Allow names the methods of all of them.
-    allowed: set[str] = set()
-    for route in app.router.routes:
-        match, _ = route.matches(request.scope)
-        if match is not Match.NONE:
-            allowed |= getattr(route, "methods", None) or set()
-    return sorted(allowed)
+def from_validation(error: ValidationError) -> Problem:
+    """Name the fields of a body that are wrong."""
+    wrong = error.errors(include_url=False, include_context=False, include_input=False)
+    named = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in wrong)
+    return InvalidFields(named[:_MAX_DETAIL_CHARS])

@@ -7,6 +7,8 @@ from starlette.responses import Response
 
 from kheish.core.jsonvalue import encode
 
+_CONTENT_TYPE = (b"content-type", b"application/json")
+
 
 class Described(BaseModel):
     """What an answer looks like, for the OpenAPI document alone: nothing is built of it before that is asked for."""
@@ -14,6 +16,19 @@ class Described(BaseModel):
     model_config = ConfigDict(defer_build=True)
 
 
+class JsonResponse(Response):
+    """An answer whose body is encoded already."""
+
+    media_type = "application/json"
+
+    def __init__(self, body: bytes, status: int = 200) -> None:
+        # The base class works headers out anew for each answer; these two are known.
+        self.status_code = status
+        self.body = body
+        self.background = None
+        self.raw_headers = [(b"content-length", b"%d" % len(body)), _CONTENT_TYPE]
+
+
 def json_response(value: object, status: int = 200) -> Response:
     """``value`` as compact JSON."""
-    return Response(encode(value), status_code=status, media_type="application/json")
+    return JsonResponse(encode(value), status)

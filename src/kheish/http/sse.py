@@ -8,11 +8,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Annotated, Any, Protocol
 
-from fastapi import Header, Query
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from kheish.core.problems import Problem
+from kheish.http.arguments import Header, Query
 
 MEDIA_TYPE = "text/event-stream"
 HEARTBEAT_SECONDS = 10.0
@@ -37,9 +37,9 @@ class Event(Protocol):
         ...
 
 
-async def event_cursor(
+def event_cursor(
     cursor: Annotated[str | None, Query(description="Deliver only events after this id")] = None,
-    last_event_id: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
+    last_event_id: Annotated[str | None, Header(name="Last-Event-ID")] = None,
 ) -> int | None:
     """The larger of `cursor` and `Last-Event-ID`; None means from now on.
 

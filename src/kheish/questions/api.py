@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from kheish.http.bodies import JsonRoute
+from kheish.http.api import Router
+from kheish.http.arguments import SERVICE, Derived, Query
 from kheish.http.idempotency import agreed_key, header_key
 from kheish.http.paging import Paging, paging
 from kheish.http.problems import CHANGING, READING
 from kheish.http.responses import json_response
-from kheish.http.services import provided
 from kheish.questions.models import CancelUserQuestion, PendingQuestionView, QuestionPage, ResolveUserQuestion
 from kheish.questions.service import Questions
 from kheish.runs.models import RunView
 from kheish.sessions.models import SessionView
 from kheish.sessions.service import Sessions
 
-router = APIRouter(prefix="/v1", tags=["questions"], route_class=JsonRoute)
+router = Router(tag="questions", prefix="/v1")
 
-Service = Annotated[Questions, Depends(provided(Questions))]
-Key = Annotated[str | None, Depends(header_key)]
-Pages = Annotated[Paging, Depends(paging)]
+Service = Annotated[Questions, SERVICE]
+Key = Annotated[str | None, Derived(header_key)]
+Pages = Annotated[Paging, Derived(paging)]
 
 
 @router.get(
@@ -40,7 +39,7 @@ async def list_questions(
 
 
 @router.get(
-    "/sessions/{session_id:id}/questions",
+    "/sessions/{session_id}/questions",
     response_model=list[PendingQuestionView] | QuestionPage,
     responses=READING,
     operation_id="list_session_questions",
@@ -51,14 +50,14 @@ async def list_session_questions(questions: Service, pages: Pages, session_id: s
 
 
 @router.post(
-    "/sessions/{session_id:id}/questions",
+    "/sessions/{session_id}/questions",
     response_model=SessionView,
     responses=CHANGING,
     operation_id="answer_session_question",
 )
 async def answer_inline(
     questions: Service,
-    sessions: Annotated[Sessions, Depends(provided(Sessions))],
+    sessions: Annotated[Sessions, SERVICE],
     session_id: str,
     body: ResolveUserQuestion,
     header: Key,
@@ -70,7 +69,7 @@ async def answer_inline(
 
 
 @router.post(
-    "/runs/{run_id:id}/questions",
+    "/runs/{run_id}/questions",
     status_code=202,
     response_model=RunView,
     responses=CHANGING,
@@ -83,7 +82,7 @@ async def answer_run(questions: Service, run_id: str, body: ResolveUserQuestion,
 
 
 @router.post(
-    "/runs/{run_id:id}/questions/{request_id:id}/cancel",
+    "/runs/{run_id}/questions/{request_id}/cancel",
     response_model=RunView,
     responses=CHANGING,
     operation_id="cancel_run_question",

@@ -13,7 +13,7 @@ from kheish.engine.entries import InputAccepted, OnInDoubt, RouteRef
 from kheish.providers.routes import RouteInventory
 from kheish.runs.models import AssetReference, BoardReference, CompletionRequirement, InlineAsset, SubmitInput, TextItem
 from kheish.runs.views import text_preview
-from kheish.sessions.generation import merge, to_generation
+from kheish.sessions.generation import UNSET, merge, to_generation
 from kheish.sessions.replies import handles
 from kheish.sessions.service import SessionRecord
 
@@ -68,7 +68,7 @@ def accept(session: SessionRecord, request: SubmitInput, *, routes: RouteInvento
 def pin(session: SessionRecord, request: SubmitInput, routes: RouteInventory) -> tuple[RouteRef, Generation]:
     """Choose the route and model for good: the run's own, then the session's policy, then the daemon's default."""
     policy = session.route_policy
-    base = Generation()
+    base = UNSET
     provider = request.provider
     if policy is not None:
         base = to_generation(policy.generation)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from kheish.http.bodies import JsonRoute
+from kheish.http.api import Router
+from kheish.http.arguments import SERVICE
 from kheish.http.problems import CHANGING, READING
 from kheish.http.responses import json_response
-from kheish.http.services import provided
 from kheish.runtime.models import (
     CheckPermission,
     Explanation,
@@ -27,10 +26,10 @@ from kheish.runtime.models import (
 from kheish.runtime.permissions import PermissionChecks
 from kheish.runtime.service import Runtime
 
-router = APIRouter(prefix="/v1/runtime", tags=["runtime"], route_class=JsonRoute)
+router = Router(tag="runtime", prefix="/v1/runtime")
 
-Service = Annotated[Runtime, Depends(provided(Runtime))]
-Checks = Annotated[PermissionChecks, Depends(provided(PermissionChecks))]
+Service = Annotated[Runtime, SERVICE]
+Checks = Annotated[PermissionChecks, SERVICE]
 
 
 @router.get("", response_model=RuntimeView, responses=READING, operation_id="get_runtime")
@@ -62,7 +61,7 @@ async def set_route(runtime: Service, body: SetRoute) -> Response:
 
 
 @router.delete(
-    "/routes/{route_id:id}", response_model=RuntimeView, responses=CHANGING, operation_id="remove_runtime_route"
+    "/routes/{route_id}", response_model=RuntimeView, responses=CHANGING, operation_id="remove_runtime_route"
 )
 async def remove_route(runtime: Service, route_id: str) -> Response:
     """Remove a route that was added; runs pinned to it fail at their next call."""

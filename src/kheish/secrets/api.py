@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from kheish.http.bodies import JsonRoute
+from kheish.http.api import Router
+from kheish.http.arguments import SERVICE
 from kheish.http.problems import CHANGING, READING
 from kheish.http.responses import json_response
-from kheish.http.services import provided
 from kheish.secrets.models import Accepted, SetSecret, SlotStatus
 from kheish.secrets.service import Secrets
 
-router = APIRouter(prefix="/v1/runtime/secrets", tags=["secrets"], route_class=JsonRoute)
+router = Router(tag="secrets", prefix="/v1/runtime/secrets")
 
-Service = Annotated[Secrets, Depends(provided(Secrets))]
+Service = Annotated[Secrets, SERVICE]
 
 
 @router.get("", response_model=list[SlotStatus], responses=READING, operation_id="list_secrets")
@@ -31,13 +30,13 @@ async def set_(secrets: Service, body: SetSecret) -> Response:
     return json_response(await secrets.set(body.model_dump()))
 
 
-@router.get("/{ref:id}", response_model=SlotStatus, responses=READING, operation_id="get_secret")
+@router.get("/{ref}", response_model=SlotStatus, responses=READING, operation_id="get_secret")
 async def get(secrets: Service, ref: str) -> Response:
     """One slot's status."""
     return json_response(secrets.get(ref))
 
 
-@router.delete("/{ref:id}", response_model=Accepted, responses=CHANGING, operation_id="delete_secret")
+@router.delete("/{ref}", response_model=Accepted, responses=CHANGING, operation_id="delete_secret")
 async def delete(secrets: Service, ref: str) -> Response:
     """Remove a slot; what needs it fails from the next call on."""
     return json_response({"accepted": await secrets.delete(ref)})

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
 from pydantic import JsonValue
 from starlette.responses import Response
 
-from kheish.http.bodies import JsonRoute
+from kheish.http.api import Router
+from kheish.http.arguments import SERVICE, Derived, Query
 from kheish.http.paging import Paging, paging
 from kheish.http.problems import CHANGING, READING
 from kheish.http.responses import json_response
-from kheish.http.services import provided
 from kheish.http.sse import STREAM_RESPONSE, Streams, event_cursor
 from kheish.sessions.models import (
     CreateSession,
@@ -30,9 +29,9 @@ from kheish.sessions.models import (
 from kheish.sessions.service import Sessions
 from kheish.store.feed import Feed
 
-router = APIRouter(prefix="/v1/sessions", tags=["sessions"], route_class=JsonRoute)
+router = Router(tag="sessions", prefix="/v1/sessions")
 
-Service = Annotated[Sessions, Depends(provided(Sessions))]
+Service = Annotated[Sessions, SERVICE]
 
 
 @router.post("", status_code=201, response_model=SessionView, responses=CHANGING, operation_id="create_session")
@@ -45,29 +44,27 @@ async def create(sessions: Service, body: CreateSession) -> Response:
 @router.get("", response_model=list[SessionViewSummary] | SessionPage, responses=READING, operation_id="list_sessions")
 async def list_sessions(
     sessions: Service,
-    pages: Annotated[Paging, Depends(paging)],
+    pages: Annotated[Paging, Derived(paging)],
     persona_id: Annotated[str | None, Query()] = None,
 ) -> Response:
     """Sessions by id."""
     return json_response(await sessions.list(pages, persona_id=persona_id))
 
 
-@router.get("/{session_id:id}", response_model=SessionView, responses=READING, operation_id="get_session")
+@router.get("/{session_id}", response_model=SessionView, responses=READING, operation_id="get_session")
 async def get(sessions: Service, session_id: str) -> Response:
     """One session with its snapshot and its newest outputs."""
     return json_response(await sessions.view(session_id))
 
 
-@router.get(
-    "/{session_id:id}/events", response_model=SessionEvents, responses=READING, operation_id="get_session_events"
-)
+@router.get("/{session_id}/events", response_model=SessionEvents, responses=READING, operation_id="get_session_events")
 async def events(sessions: Service, session_id: str) -> Response:
     """The session's journal, outputs and run events."""
     return json_response(await sessions.events(session_id))
 
 
 @router.get(
-    "/{session_id:id}/permission-audits",
+    "/{session_id}/permission-audits",
     response_model=list[dict[str, JsonValue]],
     responses=READING,
     operation_id="get_permission_audits",
@@ -78,16 +75,16 @@ async def permission_audits(sessions: Service, session_id: str) -> Response:
 
 
 @router.get(
-    "/{session_id:id}/stream",
+    "/{session_id}/stream",
     response_class=Response,
     responses={**READING, **STREAM_RESPONSE},
     operation_id="stream_session",
 )
 async def stream(
     sessions: Service,
-    feed: Annotated[Feed, Depends(provided(Feed))],
-    streams: Annotated[Streams, Depends(provided(Streams))],
-    cursor: Annotated[int | None, Depends(event_cursor)],
+    feed: Annotated[Feed, SERVICE],
+    streams: Annotated[Streams, SERVICE],
+    cursor: Annotated[int | None, Derived(event_cursor)],
     session_id: str,
 ) -> Response:
     """Server-sent events of one session."""
@@ -96,7 +93,7 @@ async def stream(
 
 
 @router.post(
-    "/{session_id:id}/interrupt", response_model=InterruptView, responses=CHANGING, operation_id="interrupt_session"
+    "/{session_id}/interrupt", response_model=InterruptView, responses=CHANGING, operation_id="interrupt_session"
 )
 async def interrupt(sessions: Service, session_id: str) -> Response:
     """Stop the active run."""
@@ -104,7 +101,7 @@ async def interrupt(sessions: Service, session_id: str) -> Response:
     return json_response({"interrupted": interrupted, "snapshot": await sessions.snapshot(session_id)})
 
 
-@router.post("/{session_id:id}/end", response_model=SessionView, responses=CHANGING, operation_id="end_session")
+@router.post("/{session_id}/end", response_model=SessionView, responses=CHANGING, operation_id="end_session")
 async def end(sessions: Service, session_id: str, body: EndSession) -> Response:
     """Interrupt the active run and cancel the queued ones; the session stays usable."""
     await sessions.end(session_id, body.reason)
@@ -112,10 +109,10 @@ async def end(sessions: Service, session_id: str, body: EndSession) -> Response:
 
 
 @router.post(
-    "/{session_id:id}/route-policy", response_model=SessionView, responses=CHANGING, operation_id="set_route_policy"
+    "/{session_id}/route-policy", response_model=SessionView, responses=CHANGING, operation_id="set_route_policy"
 )
 @router.put(
-    "/{session_id:id}/route-policy", response_model=SessionView, responses=CHANGING, operation_id="put_route_policy"
+    "/{session_id}/route-policy", response_model=SessionView, responses=CHANGING, operation_id="put_route_policy"
 )
 async def set_route_policy(sessions: Service, session_id: str, body: SetRoutePolicy) -> Response:
     """Replace the route and generation that later runs use; null clears it."""
@@ -124,7 +121,7 @@ async def set_route_policy(sessions: Service, session_id: str, body: SetRoutePol
 
 
 @router.delete(
-    "/{session_id:id}/route-policy", response_model=SessionView, responses=CHANGING, operation_id="clear_route_policy"
+    "/{session_id}/route-policy", response_model=SessionView, responses=CHANGING, operation_id="clear_route_policy"
 )
 async def clear_route_policy(sessions: Service, session_id: str) -> Response:
     """Go back to the daemon's default route."""
@@ -133,13 +130,13 @@ async def clear_route_policy(sessions: Service, session_id: str) -> Response:
 
 
 @router.post(
-    "/{session_id:id}/credential-scope",
+    "/{session_id}/credential-scope",
     response_model=SessionView,
     responses=CHANGING,
     operation_id="set_credential_scope",
 )
 @router.put(
-    "/{session_id:id}/credential-scope",
+    "/{session_id}/credential-scope",
     response_model=SessionView,
     responses=CHANGING,
     operation_id="put_credential_scope",
@@ -151,7 +148,7 @@ async def set_credential_scope(sessions: Service, session_id: str, body: SetCred
 
 
 @router.delete(
-    "/{session_id:id}/credential-scope",
+    "/{session_id}/credential-scope",
     response_model=SessionView,
     responses=CHANGING,
     operation_id="clear_credential_scope",
@@ -163,7 +160,7 @@ async def clear_credential_scope(sessions: Service, session_id: str) -> Response
 
 
 @router.get(
-    "/{session_id:id}/reply-targets",
+    "/{session_id}/reply-targets",
     response_model=ReplyTargetsView,
     responses=READING,
     operation_id="get_reply_targets",
@@ -174,10 +171,10 @@ async def get_reply_targets(sessions: Service, session_id: str) -> Response:
 
 
 @router.post(
-    "/{session_id:id}/reply-targets", response_model=SessionView, responses=CHANGING, operation_id="set_reply_targets"
+    "/{session_id}/reply-targets", response_model=SessionView, responses=CHANGING, operation_id="set_reply_targets"
 )
 @router.put(
-    "/{session_id:id}/reply-targets", response_model=SessionView, responses=CHANGING, operation_id="put_reply_targets"
+    "/{session_id}/reply-targets", response_model=SessionView, responses=CHANGING, operation_id="put_reply_targets"
 )
 async def set_reply_targets(sessions: Service, session_id: str, body: SetReplyTargets) -> Response:
     """Replace where later runs deliver to by default."""
@@ -186,7 +183,7 @@ async def set_reply_targets(sessions: Service, session_id: str, body: SetReplyTa
 
 
 @router.delete(
-    "/{session_id:id}/reply-targets",
+    "/{session_id}/reply-targets",
     response_model=SessionView,
     responses=CHANGING,
     operation_id="clear_reply_targets",

@@ -77,10 +77,14 @@ class GenerationConfig(BaseModel):
     response_format: ResponseFormatConfig = Field(default_factory=ResponseFormatConfig)
 
 
+UNSET = Generation()
+"""Nothing is said of how to sample."""
+
+
 def to_generation(config: GenerationConfig | None) -> Generation:
     """The value the engine keeps."""
     if config is None:
-        return Generation()
+        return UNSET
     node = config.response_format.node
     return Generation(
         model=config.model or None,
@@ -110,11 +114,12 @@ def _reasoning(config: ReasoningConfig | None) -> Reasoning | None:
 
 def merge(base: Generation, override: Generation) -> Generation:
     """Lay ``override`` on ``base``: its fields at their type's default never override; reasoning merges by field."""
-    unset = Generation()
+    if override is UNSET:
+        return base
     given = {
         field.name: getattr(override, field.name)
         for field in fields(Generation)
-        if field.name != "reasoning" and getattr(override, field.name) != getattr(unset, field.name)
+        if field.name != "reasoning" and getattr(override, field.name) != getattr(UNSET, field.name)
     }
     return replace(base, **given, reasoning=_merge_reasoning(base.reasoning, override.reasoning))
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
-from kheish.http.bodies import JsonRoute
+from kheish.http.api import Router
+from kheish.http.arguments import SERVICE
 from kheish.http.problems import READING
-from kheish.http.services import provided
 from kheish.telemetry.metrics import Metrics
 
-router = APIRouter(tags=["daemon"], route_class=JsonRoute)
+router = Router(tag="daemon")
 
 _TEXT = {"schema": {"type": "string"}}
 _FORMATS: dict[int | str, dict[str, Any]] = {
@@ -24,7 +24,7 @@ _FORMATS: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/metrics", response_class=Response, responses={**READING, **_FORMATS}, operation_id="get_metrics")
-async def metrics(service: Annotated[Metrics, Depends(provided(Metrics))], request: Request) -> Response:
+async def metrics(service: Annotated[Metrics, SERVICE], request: Request) -> Response:
     """What the daemon counts about itself, for a monitoring system."""
     body, content_type = await service.scrape(request.headers.get("accept", ""))
     return Response(body, headers={"content-type": content_type, "cache-control": "no-store", "vary": "accept"})
