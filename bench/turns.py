@@ -25,12 +25,10 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-import orjson
 import uvloop
 
 from bench.copies import copy_session
@@ -40,9 +38,8 @@ from bench.model_server import ModelProtocol, Pacer
 from bench.processes import TOKEN, Child, child, serve
 from bench.seeding import Place, live
 from bench.watched import no_garbage_pauses
-from kheish.core.jsonvalue import JsonObject, JsonValue, decode_object, encode
 from kheish.providers.chat_completions import ChatDecoder
-from kheish.providers.transport import ModelEndpoint, new_client
+from kheish.providers.transport import ModelEndpoint, new_model_client
 
 FIRST, LAST = 1, 2_000
 NUMBERS = (FIRST, 50, 200, LAST)
@@ -234,10 +231,9 @@ async def _turn(client: Client, session_id: str) -> float:
 
 async def _calls(model: Child, body: bytes, times: int) -> _Cost:
     """Send the request some times; without looks for garbage, which a daemon hardly takes either."""
-    said = _written(body)
     walls: list[float] = []
     with no_garbage_pauses():
-        async with new_client() as client:
+        async with aclosing(new_model_client()) as client:
             endpoint = ModelEndpoint(
                 provider="bench", url=f"{model.url}/v1/chat/completions", client=client, headers={}
             )
@@ -245,17 +241,11 @@ async def _calls(model: Child, body: bytes, times: int) -> _Cost:
                 if number == _WARM_UP:
                     before = time.process_time()
                 began = time.perf_counter()
-                async for _ in endpoint.stream(said, ChatDecoder("bench")):
+                async for _ in endpoint.stream(body, ChatDecoder("bench")):
                     pass
                 walls.append((time.perf_counter() - began) * 1000)
             cpu_ms = (time.process_time() - before) * 1000 / times
     return _Cost(wall_ms=statistics.median(walls[_WARM_UP:]), cpu_ms=cpu_ms)
-
-
-def _written(body: bytes) -> JsonObject:
-    """The request with its messages as JSON already: to write them is the daemon's part."""
-    said = decode_object(body)
-    return {**said, "messages": cast("JsonValue", orjson.Fragment(encode(said["messages"])))}
 
 
 class _Tap(ModelProtocol):

@@ -8,8 +8,7 @@ import pytest
 
 from bench.load import Client, clients, share
 from bench.memory import peak_mb, resident_mb
-from bench.turns import _WARM_UP, NUMBERS, _Cost, _figure, _Last, _tapped, _Turn, _written
-from kheish.core.jsonvalue import encode
+from bench.turns import _WARM_UP, NUMBERS, _Cost, _figure, _Last, _tapped, _Turn
 
 pytestmark = pytest.mark.anyio
 
@@ -43,12 +42,6 @@ def test_the_turns_that_stand_for_one_are_its_last_tenth(number: int, turns: int
     assert last.timed <= number / 10
     assert turns <= last.timed * last.sessions < turns + last.timed
     assert number - last.timed - _WARM_UP >= 1
-
-
-def test_the_call_taken_off_sends_the_same_bytes() -> None:
-    body = b'{"model":"m","messages":[{"role":"user","content":"h\\u0000i"}],"stream":true}'
-
-    assert encode(_written(body)) == body
 
 
 async def test_the_tap_keeps_the_last_request_and_answers_like_the_model_server() -> None:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from kheish.providers import dialling, http1
 from kheish.providers.http1 import Answer
-from kheish.providers.http1_pool import Http1Transport
+from kheish.providers.http_library import Http1Transport
 from kheish.providers.transport import new_client
 
 pytestmark = pytest.mark.anyio
@@ -284,7 +284,7 @@ async def test_a_connection_that_is_reset_is_a_read_error() -> None:
             response = await http.send(http.build_request("POST", server.url, content=b"x"), stream=True)
             pieces = response.aiter_bytes()
             first = await anext(pieces)
-            [connection] = transport._open
+            [connection] = transport.engine._open
             connection.network.write(b"!")
             with pytest.raises(httpx2.ReadError):
                 await anext(pieces)

@@ -17,6 +17,7 @@ import pytest
 from kheish.core.messages import Generation, Reasoning, ToolCallPart, ToolChoice, user_text
 from kheish.providers.chat_completions import ChatDecoder
 from kheish.providers.drivers import Driver
+from kheish.providers.http_library import LibraryClient
 from kheish.providers.limits import Limits
 from kheish.providers.protocol import ErrorKind, ModelReply, ModelRequest, Provider, ProviderError, TextDelta
 from kheish.providers.registry import ProviderRegistry
@@ -254,8 +255,8 @@ async def test_a_server_that_compresses_though_nobody_asked_is_understood() -> N
     headers = {"content-type": "text/event-stream", "content-encoding": "gzip"}
     answering = httpx2.MockTransport(lambda asked: httpx2.Response(200, headers=headers, content=packed))
     async with httpx2.AsyncClient(transport=answering) as client:
-        endpoint = ModelEndpoint(provider="x", url="http://a-model/v1", client=client, headers={})
-        got = [item async for item in endpoint.stream({}, ChatDecoder("x"))]
+        endpoint = ModelEndpoint(provider="x", url="http://a-model/v1", client=LibraryClient(client), headers={})
+        got = [item async for item in endpoint.stream(b"{}", ChatDecoder("x"))]
 
     assert got[0] == TextDelta(text="one two")
     assert isinstance(got[-1], ModelReply)

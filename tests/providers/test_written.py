@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import httpx2
 import orjson
@@ -10,14 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kheish.core.jsonvalue import JsonObject, encode
-from kheish.core.messages import Generation, Message, Role, TextPart, user_text
-from kheish.providers import written
+from kheish.core.jsonvalue import JsonObject, JsonValue, encode
+from kheish.core.messages import Generation, Message, Role, TextPart, ToolSpec, user_text
+from kheish.providers import anthropic, google, written
 from kheish.providers.chat_completions import ChatCompletionsProvider, build_body
 from kheish.providers.drivers import Driver
+from kheish.providers.http1_pool import Http1Client
+from kheish.providers.http_library import LibraryClient
 from kheish.providers.protocol import ModelReply, ModelRequest
 from kheish.providers.transport import ModelEndpoint
-from kheish.providers.written import WrittenConversations, array
+from kheish.providers.written import WrittenConversations, WrittenRequests
 
 
 def _items(messages: Sequence[Message]) -> list[JsonObject]:
@@ -37,8 +40,50 @@ def test_what_is_written_is_what_was_said_whatever_came_before(
     for key, added, kept in turns:
         messages = (*said.get(key, ())[:kept], *map(user_text, added))
         said[key] = messages
-        made = encode({"messages": array(encode([{"text": "system"}])[1:-1], conversations.items(key, messages))})
-        assert made == encode({"messages": [{"text": "system"}, *_items(messages)]})
+        assert b"[" + conversations.items(key, messages) + b"]" == encode(_items(messages))
+
+
+requests = st.builds(
+    ModelRequest,
+    model=st.sampled_from(["m", "n"]),
+    system=st.sampled_from([(), ("be",), ("be", "brief")]),
+    messages=st.lists(st.builds(user_text, texts.map(" ".join)), max_size=3).map(tuple),
+    tools=st.sampled_from([(), (ToolSpec(name="t", description="\0 \\u0000", input_schema={"type": "object"}),)]),
+    generation=st.sampled_from([Generation(), Generation(temperature=0.5), Generation(max_output_tokens=7)]),
+    cache_key=st.sampled_from(["s", None]),
+)
+
+
+ENDPOINT = ModelEndpoint(provider="p", url="http://model/{model}", client=Http1Client(), headers={})
+CHAT = Driver.OPENAI_COMPATIBLE
+
+
+@given(asked=st.lists(requests, max_size=12))
+def test_a_body_is_the_same_whatever_was_asked_before(asked: list[ModelRequest]) -> None:
+    chat, messages, gemini = (
+        ChatCompletionsProvider(CHAT, ENDPOINT),
+        anthropic.AnthropicProvider(ENDPOINT),
+        google.GoogleProvider(ENDPOINT),
+    )
+    for request in asked:
+        assert chat._written.content(request) == encode(build_body(request, CHAT))
+        assert messages._written.content(request) == encode(anthropic.build_body(request))
+        assert gemini._written.content(request) == encode(google.build_body(request))
+
+
+def test_what_surrounds_a_conversation_is_written_once() -> None:
+    frames: list[ModelRequest] = []
+
+    def frame(request: ModelRequest, items: list[JsonValue]) -> JsonObject:
+        frames.append(request)
+        return {"messages": items}
+
+    asked = ModelRequest(model="m", system=(), messages=(user_text("a"),), tools=(), generation=Generation())
+    requests = WrittenRequests("p", frame, lambda request: encode(_items(request.messages))[1:-1])
+    for number in range(5):
+        assert requests.content(replace(asked, cache_key=str(number))) == b'{"messages":[{"text":"a"}]}'
+
+    assert len(frames) == 1
 
 
 def test_a_turn_writes_only_what_is_new() -> None:
@@ -78,7 +123,9 @@ async def test_the_bytes_that_are_sent_are_those_of_the_whole_body() -> None:
         return httpx2.Response(200, content=b'{"choices":[{"message":{"content":"ok"},"finish_reason":"stop"}]}')
 
     async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
-        endpoint = ModelEndpoint(provider="p", url="http://model/v1/chat/completions", client=client, headers={})
+        endpoint = ModelEndpoint(
+            provider="p", url="http://model/v1/chat/completions", client=LibraryClient(client), headers={}
+        )
         provider = ChatCompletionsProvider(Driver.OPENAI_COMPATIBLE, endpoint)
         messages: tuple[Message, ...] = ()
         for number in range(70):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from kheish.core.jsonvalue import JsonObject, JsonValue
+from kheish.core.jsonvalue import JsonObject, JsonValue, encode
 from kheish.core.messages import (
     FinishReason,
     Generation,
@@ -27,6 +27,7 @@ from kheish.providers.protocol import ModelReply, ModelRequest, TextDelta
 from kheish.providers.transport import ModelEndpoint
 from kheish.providers.upstream_errors import local_error, upstream_error
 from kheish.providers.wire import as_int, as_list, as_object, as_str, call_part, load, output_text, wire_call_id
+from kheish.providers.written import WrittenRequests
 
 _DRIVER = Driver.ANTHROPIC.value
 _INTERLEAVED_BETA = "interleaved-thinking-2025-05-14"
@@ -65,12 +66,23 @@ class AnthropicProvider:
     def __init__(self, endpoint: ModelEndpoint, *, betas: tuple[str, ...] = ()) -> None:
         self._endpoint = endpoint
         self._betas = betas
+        self._endpoints: dict[bool, ModelEndpoint] = {}
+        """By whether thinking may be interleaved, which is said in a header."""
+        self._written = WrittenRequests(_DRIVER, _body, lambda request: encode(_messages(request.messages))[1:-1])
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
         """Yield the reply as it arrives; see `Provider.stream`."""
-        body = build_body(request)
-        headers = beta_headers(self._betas, request.generation.reasoning)
-        return self._endpoint.stream(body, MessagesDecoder(), headers=headers, before_send=request.before_send)
+        content = self._written.content(request)
+        endpoint = self._endpoint_for(request.generation.reasoning)
+        return endpoint.stream(content, MessagesDecoder(), before_send=request.before_send)
+
+    def _endpoint_for(self, reasoning: Reasoning | None) -> ModelEndpoint:
+        interleaved = reasoning is not None and reasoning.interleaved
+        known = self._endpoints.get(interleaved)
+        if known is None:
+            headers = {**self._endpoint.headers, **beta_headers(self._betas, reasoning)}
+            known = self._endpoints[interleaved] = replace(self._endpoint, headers=headers)
+        return known
 
 
 def beta_headers(configured: tuple[str, ...], reasoning: Reasoning | None) -> dict[str, str]:
@@ -86,6 +98,10 @@ def build_body(request: ModelRequest) -> JsonObject:
     Raises:
         ProviderError: the request asks for thinking and forces a tool, which the provider refuses.
     """
+    return _body(request, _messages(request.messages))
+
+
+def _body(request: ModelRequest, messages: list[JsonValue]) -> JsonObject:
     generation = request.generation
     caps = output_caps(request.model)
     wanted = generation.max_output_tokens or min(caps.default, ANTHROPIC_UNSET_MAX_TOKENS)
@@ -94,7 +110,7 @@ def build_body(request: ModelRequest) -> JsonObject:
         "model": request.model,
         "max_tokens": min(wanted, caps.upper),
         "stream": True,
-        "messages": _messages(request.messages),
+        "messages": messages,
         "cache_control": _EPHEMERAL,  # the conversation so far: the provider marks its end itself
         **_tool_fields(request),
         **thinking,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
 
-from kheish.core.jsonvalue import JsonObject, JsonValue, encode
+from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.core.messages import (
     FinishReason,
     Message,
@@ -37,7 +36,7 @@ from kheish.providers.wire import (
     output_text,
     wire_call_id,
 )
-from kheish.providers.written import WrittenConversations, array
+from kheish.providers.written import WrittenConversations, WrittenRequests
 
 _REASONING_DETAILS = "reasoning_details"
 _FINISH = {
@@ -54,16 +53,16 @@ class ChatCompletionsProvider:
 
     def __init__(self, driver: Driver, endpoint: ModelEndpoint) -> None:
         self.driver = driver.value
-        self._driver = driver
         self._endpoint = endpoint
-        self._written = WrittenConversations(partial(_conversation, driver=driver))
+        written = WrittenConversations(partial(_conversation, driver=driver))
+        self._written = WrittenRequests(
+            self.driver, partial(_body, driver), lambda request: written.items(request.cache_key, request.messages)
+        )
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
         """Yield the reply as it arrives; see `Provider.stream`."""
-        items = self._written.items(request.cache_key, request.messages)
-        messages = array(encode(_instructions(request))[1:-1], items)
-        body = _body(request, self._driver, cast("JsonValue", messages))
-        return self._endpoint.stream(body, ChatDecoder(self.driver), before_send=request.before_send)
+        content = self._written.content(request)
+        return self._endpoint.stream(content, ChatDecoder(self.driver), before_send=request.before_send)
 
 
 def build_body(request: ModelRequest, driver: Driver) -> JsonObject:
@@ -72,14 +71,14 @@ def build_body(request: ModelRequest, driver: Driver) -> JsonObject:
     Raises:
         ProviderError: the request asks for something this wire cannot say.
     """
-    return _body(request, driver, [*_instructions(request), *_conversation(request.messages, driver)])
+    return _body(driver, request, [*_conversation(request.messages, driver)])
 
 
-def _body(request: ModelRequest, driver: Driver, messages: JsonValue) -> JsonObject:
+def _body(driver: Driver, request: ModelRequest, conversation: list[JsonValue]) -> JsonObject:
     generation = request.generation
     body: JsonObject = {
         "model": request.model,
-        "messages": messages,
+        "messages": [*_instructions(request), *conversation],
         "stream": True,
         "stream_options": {"include_usage": True},
         **_tool_fields(request),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import replace
+from functools import lru_cache
 from urllib.parse import quote
 
-from kheish.core.jsonvalue import JsonObject, JsonValue
+from kheish.core.jsonvalue import JsonObject, JsonValue, encode
 from kheish.core.messages import (
     Message,
     OpaquePart,
@@ -25,6 +26,7 @@ from kheish.providers.protocol import ModelReply, ModelRequest, TextDelta
 from kheish.providers.transport import ModelEndpoint
 from kheish.providers.upstream_errors import local_error
 from kheish.providers.wire import as_object, wire_call_id
+from kheish.providers.written import WrittenRequests
 
 _DRIVER = Driver.GOOGLE.value
 _SIGNATURE = "thoughtSignature"
@@ -54,6 +56,8 @@ _LEVELS_OF: tuple[tuple[str, dict[str, str]], ...] = (
 )
 _PRO_MIN_BUDGET = 128
 """The pro models of 2.5 think always, at least this much."""
+_MODELS = 32
+"""Whose addresses are kept at the same time."""
 
 
 class GoogleProvider:
@@ -62,13 +66,14 @@ class GoogleProvider:
     driver = _DRIVER
 
     def __init__(self, endpoint: ModelEndpoint) -> None:
-        self._endpoint = endpoint
+        self._endpoint_of = lru_cache(_MODELS)(lambda model: replace(endpoint, url=model_url(endpoint.url, model)))
+        self._written = WrittenRequests(_DRIVER, _body, lambda request: encode(_contents(request))[1:-1])
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
         """Yield the reply as it arrives; see `Provider.stream`."""
-        body = build_body(request)
-        endpoint = replace(self._endpoint, url=model_url(self._endpoint.url, request.model))
-        return endpoint.stream(body, GeminiDecoder(), before_send=request.before_send)
+        content = self._written.content(request)
+        endpoint = self._endpoint_of(request.model)
+        return endpoint.stream(content, GeminiDecoder(), before_send=request.before_send)
 
 
 def model_url(endpoint: str, model: str) -> str:
@@ -83,6 +88,10 @@ def build_body(request: ModelRequest) -> JsonObject:
     Raises:
         ProviderError: the request asks for something this wire cannot say.
     """
+    return _body(request, _contents(request))
+
+
+def _body(request: ModelRequest, contents: list[JsonValue]) -> JsonObject:
     generation = request.generation
     caps = output_caps(request.model)
     config: JsonObject = {"maxOutputTokens": min(generation.max_output_tokens or caps.default, caps.upper)}
@@ -99,7 +108,7 @@ def build_body(request: ModelRequest) -> JsonObject:
             config["responseJsonSchema"] = schema
         else:
             instructions.append(json_instruction(schema))
-    body: JsonObject = {"contents": _contents(request), "generationConfig": config, **_tool_fields(request)}
+    body: JsonObject = {"contents": contents, "generationConfig": config, **_tool_fields(request)}
     if instructions:
         body["systemInstruction"] = {"parts": [{"text": "\n\n".join(instructions)}]}
     return body

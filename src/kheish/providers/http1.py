@@ -7,7 +7,8 @@ import select
 from typing import Protocol, cast
 
 import httptools
-import httpx2
+
+from kheish.providers.exchanges import ExchangeFailed
 
 IDLE_S = 4.5
 """A connection waits so long for a next call: a little less than most servers wait before they close one."""
@@ -111,7 +112,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()  # kept: asking for it is a system call each time
         self._transport: asyncio.Transport | None = None
         self._answer: Answer | None = None
-        self._failure: tuple[type[httpx2.TransportError], str] | None = None
+        self._failure: tuple[str, str] | None = None
         self._waiting: asyncio.Future[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._paused = False
@@ -121,19 +122,35 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         return self._transport
 
-    async def exchange(self, message: bytes) -> Answer:
-        """Send a request; returns the answer once its head is here."""
+    @property
+    def answer(self) -> Answer:
+        """To the request of the exchange."""
+        assert self._answer is not None
+        return self._answer
+
+    @property
+    def status(self) -> int:
+        return self.answer.status
+
+    @property
+    def ended(self) -> bool:
+        return self.answer.complete
+
+    def header(self, name: str) -> str | None:
+        found = [value for key, value in self.answer.headers if key.lower() == name.encode()]
+        return b", ".join(found).decode("latin-1") if found else None
+
+    async def exchange(self, message: bytes) -> None:
+        """Send a request; returns once the head of the answer is here."""
         answer = self._answer = Answer()
         if not self.network.is_closing():
             self.network.write(message)
         while not answer.headed:
             await self._arrival()
-        return answer
 
     async def read(self) -> bytes:
         """All that has arrived of the body; b"" at its end."""
-        answer = self._answer
-        assert answer is not None
+        answer = self.answer
         while not answer.pieces:
             if answer.complete:
                 return b""
@@ -143,10 +160,12 @@ class Connection(asyncio.Protocol):
             self.network.resume_reading()
         return answer.take()
 
+    async def aclose(self) -> None:
+        self.let_go()
+
     def let_go(self) -> None:
         """The exchange is over, or given up: keep the connection if it can be used again."""
-        answer, self._answer = self._answer, None
-        assert answer is not None
+        answer, self._answer = self.answer, None
         answer.close()
         usable = answer.reusable and not self._paused and not self.network.is_closing()
         if usable and not self.network.get_write_buffer_size() and self._pool.kept(self):
@@ -166,8 +185,7 @@ class Connection(asyncio.Protocol):
 
     async def _arrival(self) -> None:
         if self._failure is not None:
-            kind, words = self._failure
-            raise kind(words)
+            raise ExchangeFailed(*self._failure)
         self._waiting = self._loop.create_future()
         try:
             await self._waiting
@@ -188,7 +206,7 @@ class Connection(asyncio.Protocol):
             self.network.abort()  # nobody asked
             return
         if (fault := answer.feed(data)) is not None:
-            self._failure = httpx2.RemoteProtocolError, fault
+            self._failure = "RemoteProtocolError", fault
             self.network.abort()
         elif answer.waiting_bytes > _MAX_BUFFERED and not self._paused:
             self._paused = True
@@ -203,9 +221,9 @@ class Connection(asyncio.Protocol):
         if self._failure is not None:
             pass
         elif error is not None:
-            self._failure = httpx2.ReadError, type(error).__name__
+            self._failure = "ReadError", type(error).__name__
         elif answer is not None and answer.headed and not answer.delimited:
             answer.complete = True
         else:
-            self._failure = httpx2.RemoteProtocolError, "closed before the end of the answer"
+            self._failure = "RemoteProtocolError", "closed before the end of the answer"
         self._wake()

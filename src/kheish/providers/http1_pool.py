@@ -1,25 +1,29 @@
-"""HTTP/1.1 for model calls, under httpx2.
+"""HTTP/1.1 for model calls.
 
-The engine of httpx2 costs several times what a token may cost a daemon with hundreds of live streams. This one hands
-on at once whatever has arrived, and does nothing else per token.
+The HTTP library and its engine cost several times what a call or a token may cost a daemon with hundreds of live
+streams. This writes the head of a request once, hands on at once whatever has arrived, and does nothing else per token.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
-
-import httpx2
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote, urlsplit
 
 from kheish.providers.dialling import dial
+from kheish.providers.exchanges import Exchange, ExchangeFailed
 from kheish.providers.http1 import Connection, Origin
 
 MAX_IDLE = 64
 """Connections that are kept for a next call."""
+_PORTS = {"http": 80, "https": 443}
+_IN_PATHS = "!$%&'()*+,/:;=@[\\]^|~"
+"""What a path may hold as it is, beside letters and digits."""
+_IN_QUERIES = _IN_PATHS + "?`{}"
 
 
-class Http1Transport(httpx2.AsyncBaseTransport):
+class Http1Client:
     """Sends requests whose body is known, each once, and streams the answers. Time limits are the caller's.
 
     No HEAD, CONNECT or upgrade.
@@ -30,20 +34,26 @@ class Http1Transport(httpx2.AsyncBaseTransport):
         self._idle: dict[Origin, list[Connection]] = {}
         self._tls: ssl.SSLContext | None = None
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Return the response as soon as its head is here.
+    def target(self, url: str, headers: Mapping[str, str]) -> Http1Target:
+        """Prepare calls; see `ModelClient`."""
+        origin, named, path = _address(url)
+        fields = {"Host": named, "Connection": "keep-alive", **headers}
+        lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+        return Http1Target(self, origin, written([line.encode("ascii") for line in lines]))
+
+    async def send(self, origin: Origin, message: bytes) -> Connection:
+        """Send a request and return its exchange as soon as the head of the answer is here.
 
         Raises:
-            TransportError: cannot connect, cannot be sent, lost, or not HTTP.
+            ExchangeFailed: cannot connect, lost, or not HTTP.
         """
-        origin, message = _origin(request.url), _head(request) + await request.aread()
         connection = self._taken_up(origin) or await self._connected(origin)
         try:
-            answer = await connection.exchange(message)
+            await connection.exchange(message)
         except BaseException:
             connection.let_go()
             raise
-        return httpx2.Response(answer.status, headers=answer.headers, stream=_Body(connection))
+        return connection
 
     async def aclose(self) -> None:
         for connection in tuple(self._open):
@@ -67,11 +77,13 @@ class Http1Transport(httpx2.AsyncBaseTransport):
             loop = asyncio.get_running_loop()
             await loop.create_connection(lambda: made, sock=reached, ssl=tls, server_hostname=name)
         except OSError as error:
-            raise httpx2.ConnectError(str(error)) from error
+            raise ExchangeFailed("ConnectError", str(error)) from error
         return made
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
+            import httpx2  # late: a daemon whose models are near needs nothing of it
+
             self._tls = httpx2.create_ssl_context()
             self._tls.set_alpn_protocols(["http/1.1"])
         return self._tls
@@ -94,41 +106,45 @@ class Http1Transport(httpx2.AsyncBaseTransport):
             self._idle.pop(connection.origin, None)
 
 
-def _origin(url: httpx2.URL) -> Origin:
-    if url.scheme not in ("http", "https"):
-        raise httpx2.UnsupportedProtocol(f"{url.scheme}:// is not spoken here")
-    return url.scheme, url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80)
+class Http1Target:
+    """One address; only the length and the content of a request are written for each call."""
+
+    def __init__(self, client: Http1Client, origin: Origin, head: bytes) -> None:
+        self._client = client
+        self._origin = origin
+        self._head = head
+
+    async def send(self, content: bytes) -> Exchange:
+        """Post the content; see `Target`."""
+        message = b"%bContent-Length: %d\r\n\r\n%b" % (self._head, len(content), content)
+        connection = await self._client.send(self._origin, message)
+        if connection.header("content-encoding") is None:
+            return connection
+        from kheish.providers.http_library import unpacked  # late: nobody asked for an encoding
+
+        return unpacked(connection)
 
 
-def _head(request: httpx2.Request) -> bytes:
-    fields = request.headers.raw
-    if any(name.lower() == b"transfer-encoding" for name, _ in fields):
-        raise httpx2.LocalProtocolError("the length of the body is not known")
-    lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
-    lines += [b"%s: %s" % field for field in fields]
-    head = b"\r\n".join((*lines, b"", b""))
-    breaks = len(lines) + 1
-    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
-        raise httpx2.LocalProtocolError("a header cannot be sent")
+def written(lines: Sequence[bytes]) -> bytes:
+    """Lines of a head as they are sent.
+
+    Raises:
+        ValueError: one would be two.
+    """
+    head = b"\r\n".join((*lines, b""))
+    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
+        raise ValueError("a header cannot be sent")
     return head
 
 
-class _Body(httpx2.AsyncByteStream):
-    """The body of one response: each piece is all that had arrived."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection: Connection | None = connection
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        data = b"" if self._connection is None else await self._connection.read()
-        if not data:
-            raise StopAsyncIteration
-        return data
-
-    async def aclose(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.let_go()
+def _address(url: str) -> tuple[Origin, str, str]:
+    """Where to connect, the host's name in the request, and the path with its query."""
+    parts = urlsplit(url)
+    host, usual = (parts.hostname or "").encode("idna").decode(), _PORTS.get(parts.scheme)
+    if not host or usual is None:
+        raise ValueError("only http and https are spoken here, with a host")
+    port = parts.port or usual
+    named = f"[{host}]" if ":" in host else host
+    path = quote(parts.path, safe=_IN_PATHS) or "/"
+    query = f"?{quote(parts.query, safe=_IN_QUERIES)}" if parts.query else ""
+    return (parts.scheme, host, port), named if port == usual else f"{named}:{port}", path + query

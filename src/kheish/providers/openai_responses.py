@@ -36,6 +36,7 @@ from kheish.providers.responses_stream import MESSAGE_PHASE, ResponsesDecoder
 from kheish.providers.transport import ModelEndpoint
 from kheish.providers.upstream_errors import local_error
 from kheish.providers.wire import arguments_text, output_text, wire_call_id
+from kheish.providers.written import written_whole
 
 _MAX_CACHE_KEY = 64
 
@@ -98,8 +99,8 @@ class ResponsesProvider:
                 yield event
 
     def _attempt(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
-        body = build_body(request, self._dialect)
-        return self._endpoint.stream(body, ResponsesDecoder(self.driver), before_send=request.before_send)
+        content = written_whole(self.driver, build_body(request, self._dialect))
+        return self._endpoint.stream(content, ResponsesDecoder(self.driver), before_send=request.before_send)
 
 
 def build_body(request: ModelRequest, dialect: Dialect = OPENAI) -> JsonObject:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from urllib.parse import urlsplit
 
-import httpx2
 import structlog
 
 from kheish.core.jsonvalue import JsonObject, JsonValue, decode_object
@@ -81,8 +80,13 @@ def narrowed(inventory: RouteInventory, discovery: Discovery) -> RouteInventory:
     Raises:
         RoutesError: the answer is required and did not come, or names no model.
     """
+    asked = asks(inventory, discovery)
+    if not asked:
+        return inventory
+    import httpx2  # late: most daemons ask nothing
+
     found: list[Route] = []
-    for route in asks(inventory, discovery):
+    for route in asked:
         try:
             models = _models(route)
         except (httpx2.HTTPError, ValueError) as error:
@@ -98,6 +102,8 @@ def narrowed(inventory: RouteInventory, discovery: Discovery) -> RouteInventory:
 
 
 def _models(route: Route) -> dict[str, Modalities]:
+    import httpx2
+
     assert route.endpoint is not None
     address = route.endpoint.removesuffix(_RESOURCE) + "/models"
     response = httpx2.get(address, timeout=_TIMEOUT_S, follow_redirects=False)

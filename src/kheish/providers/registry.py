@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
-import httpx2
-
 from kheish.providers.credentials import StoredKey
 from kheish.providers.drivers import Driver
+from kheish.providers.exchanges import ModelClient
 from kheish.providers.limits import Limits
 from kheish.providers.protocol import Provider
 from kheish.providers.routes import Route, RouteGone, RouteInventory, fits_header
 from kheish.providers.terms import RouteTerms
-from kheish.providers.transport import ModelEndpoint, new_client
+from kheish.providers.transport import ModelEndpoint, new_model_client
 
 
 class PinnedRoute(Protocol):
@@ -31,7 +30,7 @@ class ProviderRegistry:
     """Builds each route's provider on first use and keeps it. All of them share one HTTP client."""
 
     def __init__(
-        self, inventory: RouteInventory, client: httpx2.AsyncClient | None = None, *, limits: Limits | None = None
+        self, inventory: RouteInventory, client: ModelClient | None = None, *, limits: Limits | None = None
     ) -> None:
         """``limits`` replace those of every route.
 
@@ -40,7 +39,7 @@ class ProviderRegistry:
         self._inventory = inventory
         self._client = client
         self._limits = limits
-        self._owned: httpx2.AsyncClient | None = None
+        self._owned: ModelClient | None = None
         self._providers: dict[str, Provider] = {}
 
     def provider_for(self, route: PinnedRoute) -> Provider:
@@ -130,7 +129,7 @@ class ProviderRegistry:
 
     def _endpoint(self, route: Route, headers: Mapping[str, str]) -> ModelEndpoint:
         if self._client is None and self._owned is None:
-            self._owned = new_client()
+            self._owned = new_model_client()
         client = self._client or self._owned
         assert client is not None
         assert route.endpoint is not None

@@ -4,31 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from urllib.request import getproxies
 
-import httpx2
-
-from kheish.core.jsonvalue import JsonObject, JsonValue, encode
-from kheish.providers.http1_pool import MAX_IDLE, Http1Transport
+from kheish.core.jsonvalue import JsonValue
+from kheish.providers.exchanges import Exchange, ExchangeFailed, ModelClient, Target
+from kheish.providers.http1_pool import Http1Client
 from kheish.providers.limits import Limits, Patience
 from kheish.providers.protocol import ModelReply, ProviderError, TextDelta
 from kheish.providers.reply_reader import ReplyReader, WireDecoder
-from kheish.providers.upstream_errors import local_error, retry_after_ms, transport_error, upstream_error
+from kheish.providers.upstream_errors import retry_after_ms, transport_error, unsendable, upstream_error
 from kheish.providers.wire import load
+
+if TYPE_CHECKING:
+    import httpx2
 
 _MAX_ERROR_BYTES = 64 * 1024
 _DRAIN_SECONDS = 0.05  # enough for the end of a chunked body that is already here; keeps the connection usable
 
 
+def new_model_client() -> ModelClient:
+    """Make what carries the daemon's model calls: many long streams, no ceiling, no redirects."""
+    if _proxied():  # proxies are the library's own engine's business
+        from kheish.providers.http_library import LibraryClient, proxied_client
+
+        return LibraryClient(proxied_client())
+    return Http1Client()
+
+
 def new_client() -> httpx2.AsyncClient:
-    """Make a client fit for many long streams: no pool ceiling, no time limits of its own, no redirects."""
-    if getproxies().keys() & {"http", "https", "all"}:  # proxies are the library's own engine's business
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=MAX_IDLE)
-        return httpx2.AsyncClient(timeout=None, limits=limits, follow_redirects=False)
+    """Make a client of the HTTP library for the same streams, for what is no model call of the daemon."""
+    import httpx2
+
+    from kheish.providers.http_library import Http1Transport, proxied_client
+
+    if _proxied():
+        return proxied_client()
     return httpx2.AsyncClient(transport=Http1Transport(), timeout=None, follow_redirects=False)
+
+
+def _proxied() -> bool:
+    return bool(getproxies().keys() & {"http", "https", "all"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,117 +56,94 @@ class ModelEndpoint:
 
     provider: str
     url: str
-    client: httpx2.AsyncClient = field(repr=False)
+    client: ModelClient = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     limits: Limits = field(default_factory=Limits)
-    _fixed: httpx2.Request | None = field(init=False, default=None, repr=False, compare=False)
-    """Address and headers, which are the same in every request: parsed once."""
+    _prepared: Target | None = field(init=False, default=None, repr=False, compare=False)
+    """Address and headers, which are the same in every request: written once."""
 
     async def stream(
-        self,
-        body: JsonObject,
-        decoder: WireDecoder,
-        *,
-        headers: Mapping[str, str] | None = None,
-        before_send: Callable[[bytes], None] | None = None,
+        self, content: bytes, decoder: WireDecoder, *, before_send: Callable[[bytes], None] | None = None
     ) -> AsyncGenerator[TextDelta | ModelReply, None]:
         """Send one request, once, and yield what arrives: deltas, then the reply.
 
         Raises:
             ProviderError: refused, broken, too slow, or cut short. Nothing is repeated here.
         """
-        request = self._request(body, headers or {})
+        target = self._prepared or self._prepare()
         if before_send is not None:
-            before_send(request.content)
+            before_send(content)
         with Patience(self.limits) as patience:
-            response = await self._send(request, patience)
+            exchange = await self._send(target, content, patience)
             try:
-                if not response.is_success:
-                    raise await self._refusal(response, patience)
+                if not 200 <= exchange.status < 300:
+                    raise await self._refusal(exchange, patience)
                 reader = ReplyReader(decoder)
-                chunks = _chunks(response)
                 while not reader.finished:
-                    chunk = await self._receive(chunks, reader, patience)
-                    if chunk is None:
+                    chunk = await self._receive(exchange, reader, patience)
+                    if not chunk:
                         break
                     for delta in reader.feed(chunk):
                         yield delta
                 late, reply = reader.finish()
-                await _drain(chunks)
+                if not exchange.ended:
+                    await _drain(exchange)
                 for delta in late:
                     yield delta
                 yield reply
             finally:
-                await response.aclose()
+                await exchange.aclose()
 
-    async def _send(self, request: httpx2.Request, patience: Patience) -> httpx2.Response:
+    def _prepare(self) -> Target:
+        fixed = {
+            "User-Agent": "kheish",
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream, application/json",
+            "Accept-Encoding": "identity",  # compressed bytes would hide how much has arrived
+        }
+        with suppress(ValueError):
+            prepared = self.client.target(self.url, {**fixed, **self.headers})
+            object.__setattr__(self, "_prepared", prepared)
+            return prepared
+        # Outside the handler: those errors quote the header they could not encode.
+        raise unsendable(self.provider)
+
+    async def _send(self, target: Target, content: bytes, patience: Patience) -> Exchange:
         try:
-            return await patience.wait(self.client.send(request, stream=True))
+            return await patience.wait(target.send(content))
         except TimeoutError:
             raise self._too_slow("request", patience) from None
-        except httpx2.RequestError as error:
-            # Only the class is named: the text of these errors can hold headers and addresses.
-            raise transport_error(self.provider, "request", f"connection failed ({type(error).__name__})") from None
+        except ExchangeFailed as failure:
+            raise transport_error(self.provider, "request", f"connection failed ({failure.kind})") from None
 
-    def _request(self, body: JsonObject, headers: Mapping[str, str]) -> httpx2.Request:
+    async def _receive(self, exchange: Exchange, reader: ReplyReader, patience: Patience) -> bytes:
+        """Return the next bytes, b"" at the end, or when the reply is complete and only its tail went missing."""
         try:
-            fixed = self._fixed or self._fix()
-            fields = httpx2.Headers(fixed.headers)
-            fields.update(headers)
-            return httpx2.Request("POST", fixed.url, headers=fields, content=encode(body))
-        except (ValueError, TypeError, httpx2.InvalidURL):
-            pass
-        # Outside the handler: those errors quote the header they could not encode.
-        raise local_error(self.provider, "its body, headers or address cannot be sent")
-
-    def _fix(self) -> httpx2.Request:
-        fixed = self.client.build_request(
-            "POST",
-            self.url,
-            headers={
-                "Content-Type": "application/json",
-                "Accept": "text/event-stream, application/json",
-                "Accept-Encoding": "identity",  # compressed bytes would hide how much has arrived
-                **self.headers,
-            },
-        )
-        del fixed.headers["content-length"]  # of no body
-        fixed.headers.pop("cookie", None)  # a model call has none, and one that was set later would not be in it
-        object.__setattr__(self, "_fixed", fixed)
-        return fixed
-
-    async def _receive(self, chunks: AsyncIterator[bytes], reader: ReplyReader, patience: Patience) -> bytes | None:
-        """Return the next bytes, None at the end, or when the reply is complete and only its tail went missing."""
-        try:
-            return await patience.wait(chunks.__anext__())
-        except StopAsyncIteration:
-            return None
+            return await patience.wait(exchange.read())
         except TimeoutError:
             failure = self._too_slow("stream", patience)
-        except httpx2.RequestError as error:
-            failure = transport_error(self.provider, "stream", f"connection lost ({type(error).__name__})")
+        except ExchangeFailed as lost:
+            failure = transport_error(self.provider, "stream", f"connection lost ({lost.kind})")
         if reader.complete:
-            return None
+            return b""
         raise failure
 
-    async def _refusal(self, response: httpx2.Response, patience: Patience) -> ProviderError:
+    async def _refusal(self, exchange: Exchange, patience: Patience) -> ProviderError:
         body = bytearray()
 
         async def read() -> None:
-            async for chunk in response.aiter_bytes():
+            while len(body) <= _MAX_ERROR_BYTES and (chunk := await exchange.read()):
                 body.extend(chunk)
-                if len(body) > _MAX_ERROR_BYTES:
-                    break
 
-        with suppress(TimeoutError, httpx2.RequestError):  # the status alone tells enough
+        with suppress(TimeoutError, ExchangeFailed):  # the status alone tells enough
             await patience.wait(read())
         payload: JsonValue
         try:
             payload = load(bytes(body[:_MAX_ERROR_BYTES]))
         except ValueError:
             payload = body.decode("utf-8", "replace")
-        wish = retry_after_ms(response.headers.get("retry-after"), now_ms=time.time_ns() // 1_000_000)
-        return upstream_error(self.provider, "request", payload, status=response.status_code, retry_after_ms=wish)
+        wish = retry_after_ms(exchange.header("retry-after"), now_ms=time.time_ns() // 1_000_000)
+        return upstream_error(self.provider, "request", payload, status=exchange.status, retry_after_ms=wish)
 
     def _too_slow(self, phase: str, patience: Patience) -> ProviderError:
         if patience.exhausted:
@@ -155,18 +151,10 @@ class ModelEndpoint:
         return transport_error(self.provider, phase, f"inactive, nothing received for {self.limits.inactivity:g} s")
 
 
-def _chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
-    """The body as it arrives; without the layers that decode it where nothing is to be decoded."""
-    if "content-encoding" in response.headers:
-        return response.aiter_bytes()
-    assert isinstance(response.stream, httpx2.AsyncByteStream)
-    return aiter(response.stream)
-
-
-async def _drain(chunks: AsyncIterator[bytes]) -> None:
+async def _drain(exchange: Exchange) -> None:
     try:
         async with asyncio.timeout(_DRAIN_SECONDS):
-            while await anext(chunks, None) is not None:
+            while await exchange.read():
                 pass
-    except (TimeoutError, httpx2.RequestError):
+    except (TimeoutError, ExchangeFailed):
         pass  # the reply is whole; the connection is simply not used again

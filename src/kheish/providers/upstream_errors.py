@@ -110,6 +110,11 @@ def local_error(provider: str, reason: str) -> ProviderError:
     return ProviderError(f"{provider} request refused: {reason}", kind=ErrorKind.INVALID_REQUEST, retryable=False)
 
 
+def unsendable(provider: str) -> ProviderError:
+    """Make the error of a request that cannot be put on the wire; what is wrong with it may be a secret."""
+    return local_error(provider, "its body, headers or address cannot be sent")
+
+
 def retry_after_ms(header: str | None, *, now_ms: int) -> int | None:
     """Read `Retry-After`, seconds or an HTTP date, as milliseconds from now, at most `MAX_RETRY_AFTER_MS`."""
     if header is None:

@@ -1,15 +1,19 @@
-"""Conversations as they were last written to the wire: a turn writes what is new, not everything again."""
+"""Requests as they were last written to the wire: a turn writes what is new, not everything again."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import cast
 
 import orjson
 
-from kheish.core.jsonvalue import JsonObject, encode
+from kheish.core.jsonvalue import JsonObject, JsonValue, encode
 from kheish.core.messages import Message
+from kheish.providers.protocol import ModelRequest
+from kheish.providers.upstream_errors import unsendable
 
 _SHORT = 32
 """Messages; fewer are written anew, so that a session of a few turns keeps nothing here."""
@@ -63,6 +67,61 @@ def _joined(*parts: bytes) -> bytes:
     return b",".join(part for part in parts if part)
 
 
-def array(*parts: bytes) -> orjson.Fragment:
-    """A JSON array of items that are written already; empty parts are none."""
-    return orjson.Fragment(b"[" + _joined(*parts) + b"]")
+_HERE = cast("JsonValue", orjson.Fragment(b"\0"))
+"""Where the items of a conversation come; text never holds this byte in JSON."""
+
+Frame = Callable[[ModelRequest, list[JsonValue]], JsonObject]
+"""From a request and the items of its conversation to its body."""
+
+
+class WrittenRequests:
+    """The bodies of one route's requests. What surrounds the conversation hardly ever changes: it is written once."""
+
+    def __init__(self, provider: str, frame: Frame, items: Callable[[ModelRequest], bytes]) -> None:
+        """``items`` writes a conversation as JSON, with commas between the items."""
+        self._provider = provider
+        self._frame = frame
+        self._items = items
+        self._known: ModelRequest | None = None
+        self._before = self._after = b""
+
+    def content(self, request: ModelRequest) -> bytes:
+        """The body of a request.
+
+        Raises:
+            ProviderError: the wire cannot say what is asked for.
+        """
+        with suppress(TypeError, ValueError):
+            return self._whole(request)
+        # Outside the handler: those errors quote what they could not encode.
+        raise unsendable(self._provider)
+
+    def _whole(self, request: ModelRequest) -> bytes:
+        items = self._items(request)
+        if not items:
+            return encode(self._frame(request, []))
+        if not self._surrounds(request):
+            self._before, self._after = encode(self._frame(request, [_HERE])).split(b"\0")
+            self._known = replace(request, messages=(), before_send=None)
+        return b"".join((self._before, items, self._after))
+
+    def _surrounds(self, request: ModelRequest) -> bool:
+        known = self._known
+        return (
+            known is not None
+            and known.tools is request.tools
+            and known.model == request.model
+            and known.system == request.system
+            and known.generation == request.generation
+        )
+
+
+def written_whole(provider: str, body: JsonObject) -> bytes:
+    """A body that is another in every request.
+
+    Raises:
+        ProviderError: it is not JSON.
+    """
+    with suppress(TypeError, ValueError):
+        return encode(body)
+    raise unsendable(provider)
