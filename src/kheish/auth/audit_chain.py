@@ -94,7 +94,11 @@ class Checkpoint:
     signature: str
 
     def to_json(self) -> JsonObject:
-        return {**_checkpoint_fields(self), "signature": self.signature}
+        return {**self.signed(), "signature": self.signature}
+
+    def signed(self) -> JsonObject:
+        """What its signature is over."""
+        return _checkpoint_fields(self.bucket, self.record_count, self.last_record_hash, self.key_id)
 
 
 class FaultKind(StrEnum):
@@ -158,7 +162,7 @@ class SigningKey:
 
 def seal(action: Action, prev_hash: str | None, key: SigningKey) -> Record:
     """Put an action behind the record with ``prev_hash`` and sign it."""
-    told = _fields(action, prev_hash)
+    told = encode(_fields(action, prev_hash))
     record_hash = _hash(told)
     signature = key.sign(_signed(told, record_hash, key.key_id))
     return Record(action=action, prev_hash=prev_hash, record_hash=record_hash, key_id=key.key_id, signature=signature)
@@ -166,15 +170,12 @@ def seal(action: Action, prev_hash: str | None, key: SigningKey) -> Record:
 
 def seal_checkpoint(bucket: str, record_count: int, last_record_hash: str | None, key: SigningKey) -> Checkpoint:
     """Say how long the bucket's chain is now."""
-    unsigned = Checkpoint(
-        bucket=bucket, record_count=record_count, last_record_hash=last_record_hash, key_id=key.key_id, signature=""
-    )
     return Checkpoint(
         bucket=bucket,
         record_count=record_count,
         last_record_hash=last_record_hash,
         key_id=key.key_id,
-        signature=key.sign(encode(_checkpoint_fields(unsigned))),
+        signature=key.sign(encode(_checkpoint_fields(bucket, record_count, last_record_hash, key.key_id))),
     )
 
 
@@ -205,7 +206,7 @@ def _record_fault(
 ) -> tuple[FaultKind, str] | None:
     if record.prev_hash != before:
         return FaultKind.PREV_HASH, "it does not follow the record before it: one is missing, added or moved"
-    told = _fields(record.action, record.prev_hash)
+    told = encode(_fields(record.action, record.prev_hash))
     if _hash(told) != record.record_hash:
         return FaultKind.RECORD_HASH, "its content was changed: the hash is of another one"
     if record.action.bucket != bucket:
@@ -225,7 +226,7 @@ def verify_checkpoint(
         return _about_checkpoint("it is missing") if records else None
     if checkpoint.key_id not in keys:
         return _about_checkpoint(f"it is signed with the key {checkpoint.key_id}, which is not known")
-    if not signed_by(checkpoint.key_id, encode(_checkpoint_fields(checkpoint)), checkpoint.signature):
+    if not signed_by(checkpoint.key_id, encode(checkpoint.signed()), checkpoint.signature):
         return _about_checkpoint("its signature is not valid")
     if checkpoint.bucket != bucket:
         return _about_checkpoint(f"it belongs to {checkpoint.bucket!r}")
@@ -286,26 +287,27 @@ def _fields(action: Action, prev_hash: str | None) -> JsonObject:
     return found
 
 
-def _hash(told: JsonObject) -> str:
-    return hashlib.sha256(encode(told)).hexdigest()
+def _hash(told: bytes) -> str:
+    return hashlib.sha256(told).hexdigest()
 
 
-def _signed(told: JsonObject, record_hash: str, key_id: str) -> bytes:
+def _signed(told: bytes, record_hash: str, key_id: str) -> bytes:
+    """The seal's own fields, then what the record says: one JSON object."""
     head: JsonObject = {
         "action_id": record_hash,
         "signature_alg": ALGORITHM,
         "key_id": key_id,
         "record_hash": record_hash,
     }
-    return encode({**head, **told})
+    return encode(head)[:-1] + b"," + told[1:]
 
 
-def _checkpoint_fields(checkpoint: Checkpoint) -> JsonObject:
-    found: JsonObject = {"bucket": checkpoint.bucket, "record_count": checkpoint.record_count}
-    if checkpoint.last_record_hash is not None:
-        found["last_record_hash"] = checkpoint.last_record_hash
+def _checkpoint_fields(bucket: str, record_count: int, last_record_hash: str | None, key_id: str) -> JsonObject:
+    found: JsonObject = {"bucket": bucket, "record_count": record_count}
+    if last_record_hash is not None:
+        found["last_record_hash"] = last_record_hash
     found["signature_alg"] = ALGORITHM
-    found["key_id"] = checkpoint.key_id
+    found["key_id"] = key_id
     return found
 
 

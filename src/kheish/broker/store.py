@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import OrderedDict
-from functools import partial
 
 from kheish.auth.broker import Lease, Revocations
 from kheish.engine import entries as e
 from kheish.engine.entries import CredentialUse, Entry
 from kheish.engine.ports import Transition
 from kheish.store.database import Transaction
+from kheish.store.remembered import Remembered
 
 _GRANT = """
 INSERT INTO credential_grants (grant_id, subject_id, session_id, route_id, slot_id, issued_at_ms)
@@ -46,13 +45,13 @@ class CredentialsProjection:
     """Keeps who borrowed what in the commit that records the call."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, None] = OrderedDict()
+        self._written: Remembered[bool] = Remembered(_KNOWN_LEASES)
         """Recent leases whose rows are durable."""
 
     def apply(self, transaction: Transaction, transition: Transition) -> None:
         for recorded in transition.entries:
             use = used_by(recorded.entry)
-            if use is None or use.lease_id in self._kept:
+            if use is None or self._written.find(transaction, use.lease_id):
                 continue
             route = next((run.route.route_id for run in transition.runs if run.run_id == recorded.run_id), "")
             fields = {
@@ -67,15 +66,11 @@ class CredentialsProjection:
                 "expires_at_ms": use.expires_at_ms,
                 "revoked": 0,
             }
-            transaction.connection.execute(_GRANT, fields)
-            transaction.connection.execute(_LEASE, fields)
-            transaction.connection.execute(_FORGET_EXPIRED, {"now_ms": use.started_at_ms})
-            transaction.kept.append(partial(self._remember, use.lease_id))
-
-    def _remember(self, lease_id: str) -> None:
-        self._kept[lease_id] = None
-        while len(self._kept) > _KNOWN_LEASES:
-            self._kept.popitem(last=False)
+            connection = transaction.connection
+            connection.execute(_GRANT, fields)
+            connection.execute(_LEASE, fields)
+            connection.execute(_FORGET_EXPIRED, {"now_ms": use.started_at_ms})
+            self._written.keep(transaction, use.lease_id, True)
 
 
 def used_by(entry: Entry) -> CredentialUse | None:

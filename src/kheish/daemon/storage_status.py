@@ -9,7 +9,7 @@ from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.core.problems import StoreRejected, StoreUnavailable, StoreUnreadable
 from kheish.engine.engine import SessionCrashed
 from kheish.engine.quarantine import Quarantine
-from kheish.store.database import WriteStatistics
+from kheish.store.statistics import WriteStatistics
 
 LISTED_SESSIONS = 20
 """Quarantined sessions that are named."""

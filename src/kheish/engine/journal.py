@@ -11,13 +11,12 @@ from kheish.engine.codec import VERSION, decode_entry, type_name
 from kheish.engine.entries import Recorded
 from kheish.engine.ports import Projection, Transition
 from kheish.store.database import Database, Transaction
-from kheish.store.rows import insert_rows
+from kheish.store.rows import insertion
 
-_INTO = "journal (session_id, position, run_id, at_ms, type, version, body)"
-_GROW = """
-INSERT INTO journal_sizes (session_id, bytes) VALUES (:session_id, :bytes)
-ON CONFLICT (session_id) DO UPDATE SET bytes = bytes + excluded.bytes
-"""
+_INSERT = insertion("journal (session_id, position, run_id, at_ms, type, version, body)")
+_GROW = insertion(
+    "journal_sizes (session_id, bytes)", "ON CONFLICT (session_id) DO UPDATE SET bytes = bytes + excluded.bytes"
+)
 _SIZES = """
 SELECT COALESCE(SUM(bytes), 0) AS total, SUM(bytes > :threshold) AS oversized
   FROM journal_sizes WHERE typeof(bytes) = 'integer'
@@ -98,14 +97,15 @@ class DatabaseJournal:
             )
             for recorded, body in zip(transition.entries, transition.bodies, strict=True)
         ]
-        grown = {"session_id": transition.session_id, "bytes": sum(map(len, transition.bodies))}
+        grown = (transition.session_id, sum(map(len, transition.bodies)))
 
         def unit(transaction: Transaction) -> None:
+            transaction.begin(transition.session_id)
             # First: a replayed idempotency key refuses the whole transition before anything is written.
             if also is not None:
                 also(transaction)
-            insert_rows(transaction.connection, _INTO, rows)
-            transaction.connection.execute(_GROW, grown)
+            transaction.add(_INSERT, rows)
+            transaction.add(_GROW, (grown,))
             for projection in self._projections:
                 projection.apply(transaction, transition)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from kheish.auth.audit_chain import Action, Phase
 from kheish.engine import entries as e
@@ -75,17 +74,22 @@ def _of_entry(recorded: Recorded, body: bytes, run: RunState, acts_outside: Call
         case e.Compacted(strategy=strategy) if entry.access is not None:
             yield _answered(recorded, body, run, entry.access, SUCCEEDED if strategy == MODEL_DRIVEN else FAILED)
         case e.ToolIntended(call_id=call_id, name=name) if acts_outside(name):
-            asked = _tool_call(run, recorded.at_ms, Phase.REQUEST, call_id, name)
-            yield replace(asked, request_digest=body_digest(body))
+            yield _tool_call(run, recorded.at_ms, Phase.REQUEST, call_id, name, request_digest=body_digest(body))
         case e.ToolFinished(call_id=call_id, name=name) if acts_outside(name) and _began(run, call_id):
-            told = _tool_call(run, recorded.at_ms, Phase.RESPONSE, call_id, name)
-            yield replace(told, response_digest=body_digest(body), outcome=_outcome(entry))
+            told = {"response_digest": body_digest(body), "outcome": _outcome(entry)}
+            yield _tool_call(run, recorded.at_ms, Phase.RESPONSE, call_id, name, **told)
 
 
 def _answered(recorded: Recorded, body: bytes, run: RunState, use: CredentialUse | None, outcome: str) -> Action:
-    told = _provider_call(run, recorded.at_ms, Phase.RESPONSE)
-    told = replace(told, response_digest=body_digest(body), outcome=outcome)
-    return told if use is None else replace(told, grant_id=use.grant_id, request_digest=use.request_digest)
+    return _provider_call(
+        run,
+        recorded.at_ms,
+        Phase.RESPONSE,
+        grant_id=None if use is None else use.grant_id,
+        request_digest=None if use is None else use.request_digest,
+        response_digest=body_digest(body),
+        outcome=outcome,
+    )
 
 
 def _refusal(entry: e.ModelFailed, kind: str) -> str:
@@ -94,26 +98,25 @@ def _refusal(entry: e.ModelFailed, kind: str) -> str:
     return f"{NOT_SENT if entry.access is None else FAILED}:{kind}"
 
 
-def _provider_call(run: RunState, at_ms: int, phase: Phase) -> Action:
-    return _action(run, at_ms, phase, PROVIDER_CALL, f"route:{run.route.route_id}/{run.route.driver}")
+def _provider_call(run: RunState, at_ms: int, phase: Phase, **told: str | None) -> Action:
+    route = run.route
+    return _action(run, at_ms, phase, PROVIDER_CALL, f"route:{route.route_id}/{route.driver}", **told)
 
 
-def _tool_call(run: RunState, at_ms: int, phase: Phase, call_id: str, name: str) -> Action:
-    return _action(run, at_ms, phase, TOOL_CALL, f"tool:{name}", tool_call_id=call_id)
+def _tool_call(run: RunState, at_ms: int, phase: Phase, call_id: str, name: str, **told: str | None) -> Action:
+    return _action(run, at_ms, phase, TOOL_CALL, f"tool:{name}", tool_call_id=call_id, **told)
 
 
-def _action(
-    run: RunState, at_ms: int, phase: Phase, kind: str, target: str, *, tool_call_id: str | None = None
-) -> Action:
+def _action(run: RunState, at_ms: int, phase: Phase, kind: str, target: str, **told: str | None) -> Action:
     return Action(
         timestamp_ms=at_ms,
         session_id=run.session_id,
         agent_id=run.agent_id,
         run_id=run.run_id,
-        tool_call_id=tool_call_id,
         phase=phase,
         kind=kind,
         target=target,
+        **told,
     )
 
 

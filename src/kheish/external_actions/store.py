@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from kheish.auth.audit_chain import (
     ALGORITHM,
@@ -26,6 +27,8 @@ from kheish.engine.entries import InputAccepted
 from kheish.engine.ports import Transition
 from kheish.external_actions.happenings import actions_of
 from kheish.store.database import Transaction
+from kheish.store.remembered import Remembered
+from kheish.store.rows import insertion
 
 _TEXTS = (
     "session_id",
@@ -46,20 +49,16 @@ _TEXTS = (
     "key_id",
     "signature",
 )
-_INSERT = """
-INSERT INTO external_actions (bucket, position, timestamp_ms, session_id, agent_id, run_id, tool_call_id, principal_id,
-                              parent_principal_id, grant_id, phase, kind, target, request_digest, response_digest,
-                              outcome, prev_hash, record_hash, key_id, signature)
-VALUES (:bucket, :position, :timestamp_ms, :session_id, :agent_id, :run_id, :tool_call_id, :principal_id,
-        :parent_principal_id, :grant_id, :phase, :kind, :target, :request_digest, :response_digest,
-        :outcome, :prev_hash, :record_hash, :key_id, :signature)
-"""
-_COUNT = """
-INSERT INTO external_action_checkpoints (bucket, record_count, last_record_hash, key_id, signature)
-VALUES (:bucket, :record_count, :last_record_hash, :key_id, :signature)
-ON CONFLICT (bucket) DO UPDATE SET record_count = excluded.record_count, key_id = excluded.key_id,
-                                   last_record_hash = excluded.last_record_hash, signature = excluded.signature
-"""
+_INSERT = insertion(
+    "external_actions (bucket, position, timestamp_ms, session_id, agent_id, run_id, tool_call_id, principal_id,"
+    " parent_principal_id, grant_id, phase, kind, target, request_digest, response_digest, outcome, prev_hash,"
+    " record_hash, key_id, signature)"
+)
+_COUNT = insertion(
+    "external_action_checkpoints (bucket, record_count, last_record_hash, key_id, signature)",
+    "ON CONFLICT (bucket) DO UPDATE SET record_count = excluded.record_count, key_id = excluded.key_id,"
+    " last_record_hash = excluded.last_record_hash, signature = excluded.signature",
+)
 _END = """
 SELECT last.position, last.record_hash, counted.record_count, counted.last_record_hash
   FROM (SELECT 1)
@@ -108,6 +107,10 @@ class TrailBroken(Exception):
     """What the trail holds of a run was changed, so nothing more may be signed behind it: the run ends."""
 
 
+_REMEMBERED_ENDS = 4096
+"""Of the chains of live runs."""
+
+
 class TrailProjection:
     """Signs what a commit says of external actions, in that commit: what cannot be signed does not happen."""
 
@@ -116,81 +119,67 @@ class TrailProjection:
         self._key = key
         self._keys = keys
         self._acts_outside = acts_outside
-        self._verified: set[str] = set()
-        """Buckets of live runs that were read from their beginning."""
+        self._ends: Remembered[_End] = Remembered(_REMEMBERED_ENDS)
+        """Of buckets that were read from their beginning, or begun here, and that nobody else can have changed."""
+        self._data_version: int | None = None
 
     def apply(self, transaction: Transaction, transition: Transition) -> None:
         by_bucket: dict[str, list[Action]] = {}
         for action in actions_of(transition, self._acts_outside):
             by_bucket.setdefault(action.bucket, []).append(action)
-        begun = {one.run_id for one in transition.entries if isinstance(one.entry, InputAccepted)}
+        if not by_bucket:
+            return
+        begun = {one.run_id for one in transition.entries if type(one.entry) is InputAccepted}
+        over = {run.run_id for run in transition.runs if run.status.terminal}
         for bucket, actions in by_bucket.items():
             # Of a run that begins here nothing can be there yet; if something is, its key refuses this commit.
-            end = (0, None) if bucket in begun else self._end(transaction.connection, bucket)
-            self._append(transaction.connection, bucket, actions, *end)
-            self._verified.add(bucket)
-        for run in transition.runs:
-            if run.status.terminal:
-                self._verified.discard(run.run_id)
+            end = (0, None) if bucket in begun else self._end(transaction, bucket)
+            end = self._append(transaction, bucket, actions, *end)
+            if bucket in over:
+                self._ends.forget(bucket)
+            else:
+                self._ends.keep(transaction, bucket, end)
 
     def _append(
-        self, connection: sqlite3.Connection, bucket: str, actions: list[Action], position: int, last_hash: str | None
-    ) -> None:
+        self, transaction: Transaction, bucket: str, actions: list[Action], position: int, last_hash: str | None
+    ) -> _End:
+        rows = []
         for action in actions:
             record = seal(action, last_hash, self._key)
             position, last_hash = position + 1, record.record_hash
-            connection.execute(_INSERT, _columns(record, bucket, position))
-        checkpoint = seal_checkpoint(bucket, position, last_hash, self._key)
-        connection.execute(_COUNT, _checkpoint_columns(checkpoint))
+            rows.append((bucket, position, *_told(action), *_sealed(record)))
+        transaction.add(_INSERT, rows)
+        transaction.add(_COUNT, (_counted(seal_checkpoint(bucket, position, last_hash, self._key)),))
+        return position, last_hash
 
-    def _end(self, connection: sqlite3.Connection, bucket: str) -> tuple[int, str | None]:
+    def _end(self, transaction: Transaction, bucket: str) -> _End:
         """Position and hash of the bucket's last record; 0 and None before the first.
 
         Raises:
             TrailBroken: what is there is not what was signed.
         """
+        if transaction.data_version != self._data_version:
+            self._ends.clear()
+            self._data_version = transaction.data_version
+        known = self._ends.find(transaction, bucket)
+        if known is not None:
+            return known
+        connection = transaction.connection
         position, record_hash, *counted = connection.execute(_END, {"bucket": bucket}).fetchone()
-        if [position, record_hash] != counted or (position is not None and bucket not in self._verified):
+        if [position, record_hash] != counted or position is not None:
             fault = check_bucket(connection, bucket, self._keys)
             if fault is not None:
                 raise TrailBroken(f"The external actions of {bucket} were changed: {fault}.")
         return position or 0, record_hash
 
 
-def _columns(record: Record, bucket: str, position: int) -> dict[str, object]:
-    action = record.action
-    return {
-        "bucket": bucket,
-        "position": position,
-        "timestamp_ms": action.timestamp_ms,
-        "session_id": action.session_id,
-        "agent_id": action.agent_id,
-        "run_id": action.run_id,
-        "tool_call_id": action.tool_call_id,
-        "principal_id": action.principal_id,
-        "parent_principal_id": action.parent_principal_id,
-        "grant_id": action.grant_id,
-        "phase": action.phase.value,
-        "kind": action.kind,
-        "target": action.target,
-        "request_digest": action.request_digest,
-        "response_digest": action.response_digest,
-        "outcome": action.outcome,
-        "prev_hash": record.prev_hash,
-        "record_hash": record.record_hash,
-        "key_id": record.key_id,
-        "signature": record.signature,
-    }
+_End = tuple[int, str | None]
+"""Position and hash of a bucket's last record; 0 and None before the first."""
 
-
-def _checkpoint_columns(checkpoint: Checkpoint) -> dict[str, object]:
-    return {
-        "bucket": checkpoint.bucket,
-        "record_count": checkpoint.record_count,
-        "last_record_hash": checkpoint.last_record_hash,
-        "key_id": checkpoint.key_id,
-        "signature": checkpoint.signature,
-    }
+# In the order of the columns.
+_told = attrgetter(*(field.name for field in fields(Action)))
+_sealed = attrgetter("prev_hash", "record_hash", "key_id", "signature")
+_counted = attrgetter("bucket", "record_count", "last_record_hash", "key_id", "signature")
 
 
 # Reading

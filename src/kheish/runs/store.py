@@ -8,41 +8,41 @@ from dataclasses import dataclass
 
 import orjson
 
-from kheish.core.jsonvalue import JsonValue, encode
+from kheish.core.jsonvalue import JsonObject, JsonValue, encode
 from kheish.engine import entries as e
 from kheish.engine.entries import RunStatus
 from kheish.engine.ports import Transition
 from kheish.engine.state import RunState, SessionState, accept
-from kheish.runs.views import (
-    input_metadata,
-    output_record,
-    queued_position,
-    request_summary,
-    run_view,
-    traces,
-    usage,
-)
+from kheish.runs.views import output_record, queued_position, run_view, traces
 from kheish.store.database import Transaction
 from kheish.store.feed import Feed
+from kheish.store.rows import change, insertion
 
-_INSERT = """
-INSERT INTO runs (run_id, number, session_id, agent_id, kind, status, submitted_at_ms, updated_at_ms, started_at_ms,
-                  finished_at_ms, accepted_position, first_offset, last_offset, live, request, input_metadata,
-                  pending_approvals, pending_questions, due_at_ms, usage, error)
-VALUES (:run_id, :number, :session_id, :agent_id, :kind, :status, :submitted_at_ms, :updated_at_ms, :started_at_ms,
-        :finished_at_ms, :accepted_position, :first_offset, :last_offset, :live, :request, :input_metadata,
-        :pending_approvals, :pending_questions, :due_at_ms, :usage, :error)
-"""
-_UPDATE = """
-UPDATE runs SET kind = :kind, status = :status, updated_at_ms = :updated_at_ms, started_at_ms = :started_at_ms,
-                finished_at_ms = :finished_at_ms, last_offset = :last_offset, live = :live, request = :request,
-                pending_approvals = :pending_approvals, pending_questions = :pending_questions,
-                due_at_ms = :due_at_ms, usage = :usage, error = :error
- WHERE run_id = :run_id
-"""
+_CHANGING = (
+    "kind",
+    "status",
+    "updated_at_ms",
+    "started_at_ms",
+    "finished_at_ms",
+    "last_offset",
+    "live",
+    "request",
+    "pending_approvals",
+    "pending_questions",
+    "due_at_ms",
+    "usage",
+    "error",
+)
+_INSERT = insertion(
+    "runs (run_id, number, session_id, agent_id, submitted_at_ms, accepted_position, first_offset, input_metadata, "
+    f"{', '.join(_CHANGING)})"
+)
+_UPDATE = change("runs", "run_id", _CHANGING, ", ".join(f"{name} = new.{name}" for name in _CHANGING))
+_INSERT_ANSWER = insertion(
+    "outputs (session_id, run_id, call_id, position, body)", "ON CONFLICT (run_id, call_id) DO NOTHING"
+)
 _INSERT_OUTPUT = """
-INSERT INTO outputs (session_id, run_id, call_id, position, body)
-VALUES (:session_id, :run_id, :call_id, :position, :body)
+INSERT INTO outputs (session_id, run_id, call_id, position, body) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (run_id, call_id) DO NOTHING
 """
 _VIEW = """
@@ -133,22 +133,23 @@ class RunsProjection:
         self._feed = feed
 
     def apply(self, transaction: Transaction, transition: Transition) -> None:
-        connection = transaction.connection
+        session = transition.session
         accepted = _accepted(transition)
+        views = {run.run_id: run_view(run, queued_position(run, session)) for run in transition.runs}
         for run in transition.runs:
-            statement = _INSERT if run.run_id in accepted else _UPDATE
-            columns = _columns(run)
+            changing = _changing(run, views[run.run_id])
             if run.run_id in accepted:
-                columns["accepted_position"] = _accepted_position(run, transition.session)
-            connection.execute(statement, columns)
-        agents = {run.run_id: run.agent_id for run in transition.runs}
+                transaction.add(_INSERT, ((*_unchanging(run, views[run.run_id], session), *changing),))
+            else:
+                transaction.add(_UPDATE, ((run.run_id, *changing),))
         self._tell_accepted(transaction, transition, accepted)
+        agents = {run.run_id: run.agent_id for run in transition.runs}
         for recorded in transition.entries:
             if recorded.run_id is not None:
                 self._tell_entry(transaction, recorded, agents.get(recorded.run_id, ""))
         for run in transition.runs:
             if run.status is not RunStatus.QUEUED:
-                self._tell_run(transaction, run, transition.session)
+                self._publish(transaction, "run_updated", run, {"run": views[run.run_id]})
 
     def _tell_accepted(self, transaction: Transaction, transition: Transition, accepted: dict[str, RunState]) -> None:
         """Every run is seen queued once, also when it starts in the commit of its acceptance."""
@@ -156,28 +157,22 @@ class RunsProjection:
             view = run_view(run, _accepted_position(run, transition.session))
             self._publish(transaction, "run_updated", run, {"run": view})
 
-    def _tell_run(self, transaction: Transaction, run: RunState, session: SessionState) -> None:
-        view = run_view(run, queued_position(run, session))
-        self._publish(transaction, "run_updated", run, {"run": view})
-
     def _tell_entry(self, transaction: Transaction, recorded: e.Recorded, agent_id: str) -> None:
         session_id, run_id = recorded.session_id, recorded.run_id or ""
-        for key, record in output_record(session_id, run_id, recorded.entry):
-            fields = {
-                "session_id": session_id,
-                "run_id": run_id,
-                "call_id": key,
-                "position": recorded.offset,
-                "body": encode(record).decode(),
-            }
-            if transaction.connection.execute(_INSERT_OUTPUT, fields).rowcount:
-                self._feed.append(
-                    transaction,
-                    type="output",
-                    session_id=session_id,
-                    run_id=run_id,
-                    data={"type": "output", "output": record},
-                )
+        for call_id, record in output_record(session_id, run_id, recorded.entry):
+            row = (session_id, run_id, call_id, recorded.offset, encode(record).decode())
+            if not call_id:
+                transaction.add(_INSERT_ANSWER, (row,))
+            elif not transaction.connection.execute(_INSERT_OUTPUT, row).rowcount:
+                # A call that ran again after a restart: its output is there and was told.
+                continue
+            self._feed.append(
+                transaction,
+                type="output",
+                session_id=session_id,
+                run_id=run_id,
+                data={"type": "output", "output": record},
+            )
         for trace in traces(recorded, agent_id):
             self._feed.append(
                 transaction,
@@ -209,29 +204,35 @@ def _accepted_position(run: RunState, session: SessionState) -> int:
     return 1
 
 
-def _columns(run: RunState) -> dict[str, object]:
-    return {
-        "run_id": run.run_id,
-        "number": int(run.run_id.rpartition("-")[2]),
-        "session_id": run.session_id,
-        "agent_id": run.agent_id,
-        "kind": run.kind,
-        "status": run.status.value,
-        "submitted_at_ms": run.submitted_at_ms,
-        "updated_at_ms": run.updated_at_ms,
-        "started_at_ms": run.started_at_ms,
-        "finished_at_ms": run.finished_at_ms,
-        "first_offset": run.first_offset,
-        "last_offset": run.last_offset,
-        "live": not run.status.terminal,
-        "request": encode(request_summary(run)).decode(),
-        "input_metadata": _json(input_metadata(run.accepted)),
-        "pending_approvals": _json(list(run.pending_approvals) or None),
-        "pending_questions": _json(list(run.pending_questions) or None),
-        "due_at_ms": run.due_at_ms,
-        "usage": _json(usage(run)),
-        "error": run.error,
-    }
+def _unchanging(run: RunState, view: JsonObject, session: SessionState) -> tuple[object, ...]:
+    return (
+        run.run_id,
+        int(run.run_id.rpartition("-")[2]),
+        run.session_id,
+        run.agent_id,
+        run.submitted_at_ms,
+        _accepted_position(run, session),
+        run.first_offset,
+        _json(view.get("input_metadata")),
+    )
+
+
+def _changing(run: RunState, view: JsonObject) -> tuple[object, ...]:
+    return (
+        run.kind,
+        view["status"],
+        run.updated_at_ms,
+        run.started_at_ms,
+        run.finished_at_ms,
+        run.last_offset,
+        not run.status.terminal,
+        _json(view["request"]),
+        _json(view.get("pending_approvals")),
+        _json(view.get("pending_questions")),
+        run.due_at_ms,
+        _json(view.get("usage")),
+        run.error,
+    )
 
 
 def _json(value: JsonValue) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from kheish.core.jsonvalue import JsonObject, encode
@@ -17,6 +17,8 @@ from kheish.sessions.models import AgentStatus
 from kheish.sessions.views import snapshot
 from kheish.store.database import Transaction
 from kheish.store.feed import Feed
+from kheish.store.remembered import Remembered
+from kheish.store.rows import change
 
 _CREATE = """
 INSERT INTO sessions (session_id, agent_id, thread_id, capability_scope, credential_scope, created_at_ms,
@@ -47,15 +49,27 @@ SELECT session_id, agent_id, thread_id, created_at_ms, status, pending_approvals
        checkpoint_len, last_assistant_message, last_error
   FROM sessions WHERE session_id = :session_id
 """
-_PROJECT = """
-UPDATE sessions SET status = :status, pending_approvals = :pending_approvals, pending_questions = :pending_questions,
-                    journal_len = :journal_len, updated_at_ms = :at_ms,
-                    checkpoint_len = COALESCE(:checkpoint_len, checkpoint_len),
-                    last_assistant_message = COALESCE(:message, last_assistant_message),
-                    last_error = CASE WHEN :error_known THEN :error ELSE last_error END,
-                    todos = COALESCE(:todos, todos)
- WHERE session_id = :session_id
-"""
+_PROJECT = change(
+    "sessions",
+    "session_id",
+    (
+        "status",
+        "pending_approvals",
+        "pending_questions",
+        "journal_len",
+        "checkpoint_len",
+        "at_ms",
+        "message",
+        "error_known",
+        "error",
+        "todos",
+    ),
+    "status = new.status, pending_approvals = new.pending_approvals, pending_questions = new.pending_questions,"
+    " journal_len = new.journal_len, checkpoint_len = COALESCE(new.checkpoint_len, sessions.checkpoint_len),"
+    " updated_at_ms = new.at_ms, last_assistant_message = COALESCE(new.message, sessions.last_assistant_message),"
+    " last_error = CASE WHEN new.error_known THEN new.error ELSE sessions.last_error END,"
+    " todos = COALESCE(new.todos, sessions.todos)",
+)
 _TODOS = "SELECT todos FROM sessions WHERE session_id = :session_id AND json_valid(todos)"
 
 
@@ -152,27 +166,37 @@ def _json(value: JsonObject | None) -> str | None:
     return None if value is None else encode(value).decode()
 
 
+_REMEMBERED_SESSIONS = 256
+_SHOWN_STATE = ("status", "pending_approvals", "pending_questions")
+
+
 class SessionsProjection:
     """Keeps a session's row in step with its journal and tells the event feed when its state changed."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
+        self._rows: Remembered[Mapping[str, object]] = Remembered(_REMEMBERED_SESSIONS)
 
     def apply(self, transaction: Transaction, transition: Transition) -> None:
-        connection = transaction.connection
         session_id = transition.session_id
-        before = connection.execute(_STATE, {"session_id": session_id}).fetchone()
-        if before is None:
-            raise LookupError(f"session {session_id!r} has a journal and no row")
-        fields = _fields(transition, before["status"])
-        connection.execute(_PROJECT, fields)
+        before = self._rows.find(transaction, session_id) or _state(transaction.connection, session_id)
+        fields = _fields(transition, cast("str", before["status"]))
+        transaction.add(_PROJECT, (tuple(fields.values()),))
+        row = _after(before, fields)
+        self._rows.keep(transaction, session_id, row)
         for run in transition.runs:
             if run.status is RunStatus.INTERRUPTED:
                 data: JsonObject = {"type": "interrupted", "session_id": session_id, "agent_id": run.agent_id}
                 self._feed.append(transaction, type="interrupted", session_id=session_id, run_id=None, data=data)
-        shown = ("status", "pending_approvals", "pending_questions")
-        if any(before[name] != fields[name] for name in shown):
-            tell_state(self._feed, transaction, _after(before, fields), transition.session.active)
+        if any(before[name] != row[name] for name in _SHOWN_STATE):
+            tell_state(self._feed, transaction, row, transition.session.active)
+
+
+def _state(connection: sqlite3.Connection, session_id: str) -> Mapping[str, object]:
+    row = connection.execute(_STATE, {"session_id": session_id}).fetchone()
+    if row is None:
+        raise LookupError(f"session {session_id!r} has a journal and no row")
+    return dict(row)
 
 
 def tell_state(feed: Feed, transaction: Transaction, row: Mapping[str, object], active: RunState | None) -> None:
@@ -193,8 +217,8 @@ def after(before: Mapping[str, object], transition: Transition) -> dict[str, obj
     return _after(before, _fields(transition, str(before["status"])))
 
 
-def _after(before: Mapping[str, object] | sqlite3.Row, fields: Mapping[str, object]) -> dict[str, object]:
-    row: dict[str, object] = dict(before)
+def _after(before: Mapping[str, object], fields: Mapping[str, object]) -> dict[str, object]:
+    row = dict(before)
     row |= {name: fields[name] for name in ("status", "pending_approvals", "pending_questions", "journal_len")}
     if fields["checkpoint_len"] is not None:
         row["checkpoint_len"] = fields["checkpoint_len"]
@@ -206,22 +230,36 @@ def _after(before: Mapping[str, object] | sqlite3.Row, fields: Mapping[str, obje
 
 
 def _fields(transition: Transition, status: str) -> dict[str, object]:
+    """The values of `_PROJECT`, in its order; ``status`` is the one before."""
     active = transition.session.active
-    started = any(isinstance(recorded.entry, e.RunStarted) for recorded in transition.entries)
-    ended = _last_ended(transition)
-    failed = ended is not None and ended.status is RunStatus.FAILED
+    message = checkpoints = todos = None
+    error_known, ended = False, None
+    for recorded in transition.entries:
+        match recorded.entry:
+            case e.RunStarted():
+                error_known = True
+            case e.RunEnded(output=output):
+                error_known, ended = True, recorded.run_id
+                message = output or message
+            case e.ModelReplied(parts=parts):
+                message = "".join(part.text for part in parts if isinstance(part, TextPart)) or message
+            case e.ToolFinished(effects=effects) if effects:
+                todos = _todos(effects) or todos
+            case e.Compacted(window_generation=generation):
+                checkpoints = generation
+    run = next((run for run in transition.runs if run.run_id == ended), None)
     return {
         "session_id": transition.session_id,
-        "status": _status(active, ended, status),
+        "status": _status(active, run, status),
         "pending_approvals": 0 if active is None else len(active.pending_approvals),
         "pending_questions": 0 if active is None else len(active.pending_questions),
         "journal_len": transition.session.next_offset - 1,
-        "checkpoint_len": _checkpoints(transition),
+        "checkpoint_len": checkpoints,
         "at_ms": transition.entries[-1].at_ms,
-        "message": _message(transition),
-        "error_known": started or ended is not None,
-        "error": ended.error if failed and ended is not None else None,
-        "todos": _todos(transition),
+        "message": message,
+        "error_known": error_known,
+        "error": run.error if run is not None and run.status is RunStatus.FAILED else None,
+        "todos": todos,
     }
 
 
@@ -240,36 +278,5 @@ def _status(active: RunState | None, ended: RunState | None, before: str) -> str
     return _ENDED.get(ended.status, AgentStatus.IDLE).value
 
 
-def _last_ended(transition: Transition) -> RunState | None:
-    by_id = {run.run_id: run for run in transition.runs}
-    for recorded in reversed(transition.entries):
-        if isinstance(recorded.entry, e.RunEnded) and recorded.run_id is not None:
-            return by_id.get(recorded.run_id)
-    return None
-
-
-def _message(transition: Transition) -> str | None:
-    for recorded in reversed(transition.entries):
-        entry = recorded.entry
-        if isinstance(entry, e.RunEnded) and entry.output:
-            return entry.output
-        if isinstance(entry, e.ModelReplied):
-            text = "".join(part.text for part in entry.parts if isinstance(part, TextPart))
-            if text:
-                return text
-    return None
-
-
-def _checkpoints(transition: Transition) -> int | None:
-    """How many there are now; None when none was added."""
-    made = (recorded.entry for recorded in reversed(transition.entries) if isinstance(recorded.entry, e.Compacted))
-    return next((entry.window_generation for entry in made), None)
-
-
-def _todos(transition: Transition) -> str | None:
-    for recorded in reversed(transition.entries):
-        if isinstance(recorded.entry, e.ToolFinished):
-            for effect in recorded.entry.effects:
-                if effect["type"] == "todos":
-                    return encode(effect["todos"]).decode()
-    return None
+def _todos(effects: Sequence[JsonObject]) -> str | None:
+    return next((encode(effect["todos"]).decode() for effect in effects if effect["type"] == "todos"), None)

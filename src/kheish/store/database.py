@@ -9,17 +9,19 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
 from kheish.core.problems import StoreRejected, StoreUnavailable, StoreUnreadable
-from kheish.store.distribution import Distribution, Spread
+from kheish.store.commit import Commit
+from kheish.store.distribution import Distribution
 from kheish.store.events import Change, EventLog, FeedEvent
+from kheish.store.rows import Statement
+from kheish.store.statistics import StoreFailure, WriteStatistics
 
 T = TypeVar("T")
 
@@ -31,6 +33,8 @@ _READERS = 2
 """More readers only contend for the interpreter."""
 _CHECKPOINT_PAGES = 4096
 """Of the log before they move to the database: a page that many commits change is moved once. 16 MiB."""
+_STATEMENTS = 256
+"""Kept ready by a connection."""
 _COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _COMMIT_UNITS = (1, 2, 4, 8, 16, 32, 64, 128, _MAX_GROUP)
 _NO_TEXT = "Could not decode to UTF-8"
@@ -50,46 +54,45 @@ _PASSING = frozenset(
 """Primary result codes of a store that may take the same write later."""
 
 
-@dataclass(slots=True)
 class Transaction:
     """One unit of work inside a group commit."""
 
-    connection: sqlite3.Connection
-    published: list[Change] = field(default_factory=list)
-    """Stored with the commit; reaches subscribers once it is durable."""
-    kept: list[Callable[[], None]] = field(default_factory=list)
-    """Called in the writer's thread once the commit is durable: for what is remembered of rows that are there."""
+    __slots__ = ("_commit", "fresh", "kept", "published")
 
+    def __init__(self, commit: Commit) -> None:
+        self._commit = commit
+        self.published: list[Change] = []
+        """Stored with the commit; reaches subscribers once it is durable."""
+        self.kept: list[Callable[[], None]] = []
+        """Called in the writer's thread once the commit is durable: for what is remembered of rows that are there."""
+        self.fresh = True
+        """What is remembered of the rows of this unit's subject is as they are."""
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WriteStatistics:
-    """Counted since start."""
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For what cannot wait. It sees everything that units before wrote, and this one so far."""
+        return self._commit.write_waiting()
 
-    commits: int
-    units: int
-    failed_units: int
-    """Units the store could not write; a unit that its own rule refused is not one of them."""
-    failed_reads: int
-    """Queries the store could not answer."""
-    last_failure: StoreFailure | None
-    """The newest refused write or read."""
-    writable: bool
-    """The newest commit went through."""
-    commit_seconds: Spread
-    """From the begin of each transaction to its durable end, failed ones included."""
-    commit_units: Spread
-    """How many units shared each commit."""
+    @property
+    def failures(self) -> int:
+        """Commits that failed so far: each may have been written all the same."""
+        return self._commit.failures
 
+    @property
+    def data_version(self) -> int:
+        """Changes when another connection than the writer's changed the database."""
+        return self._commit.data_version
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoreFailure:
-    """One time the store refused."""
+    def begin(self, subject: str) -> None:
+        """Say whose rows this unit writes before it adds any."""
+        self.fresh = self._commit.first_of(subject)
 
-    code: str
-    """store_unavailable or store_rejected for a write, store_unreadable for a read."""
-    message: str
-    """In the database's own words."""
-    at_ms: int
+    def add(self, statement: Statement, rows: Sequence[tuple[object, ...]]) -> None:
+        """Write ``rows`` in this commit, together with those of other units.
+
+        Rows of one statement keep their order; those of different statements, of the same subject, must not need one.
+        """
+        self._commit.add(statement, rows)
 
 
 class Database(Protocol):
@@ -162,7 +165,7 @@ class SqliteDatabase:
         self._readers = ThreadPoolExecutor(max_workers=_READERS, thread_name_prefix="kheish-read")
         self._local = threading.local()
         self._reader_connections: list[sqlite3.Connection] = []
-        self._commits = self._units = self._failed = 0
+        self._commits = self._units = self._failed = self._failures = 0
         self._failed_reads = 0
         self._last_failure: StoreFailure | None = None
         self._writable = True
@@ -221,13 +224,21 @@ class SqliteDatabase:
 
     def _connect(self, *, read_only: bool = False) -> sqlite3.Connection:
         if self._path is None:
-            connection = sqlite3.connect(self._memory_name, uri=True, check_same_thread=False, isolation_level=None)
+            connection = sqlite3.connect(
+                self._memory_name,
+                uri=True,
+                check_same_thread=False,
+                isolation_level=None,
+                cached_statements=_STATEMENTS,
+            )
         else:
             if not read_only:
                 # Made before SQLite does it, and for its owner only; the log beside it takes the same mode. And one
                 # that may not be written is found here: SQLite would open it for reading, and refuse each write later.
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+            connection = sqlite3.connect(
+                self._path, check_same_thread=False, isolation_level=None, cached_statements=_STATEMENTS
+            )
             if not read_only:
                 connection.execute("PRAGMA journal_mode = WAL")
         if not read_only:
@@ -366,17 +377,20 @@ class SqliteDatabase:
 
     def _run(self, group: list[_Unit[Any]]) -> None:
         """Run the units of a group; one that refuses leaves nothing behind and touches no other."""
+        commit = Commit(self._connection, self._failures)
         try:
             for unit in group:
-                unit.run(Transaction(self._connection))
+                unit.run(Transaction(commit))
+            commit.write_waiting()
         except sqlite3.OperationalError:
             raise
         # Units seldom refuse, and savepoints for those that do not cost each of them two statements: only now.
         except Exception:
             self._connection.execute("ROLLBACK")
             self._connection.execute("BEGIN IMMEDIATE")
+            commit = Commit(self._connection, self._failures)
             for unit in group:
-                self._run_apart(unit)
+                self._run_apart(unit, commit)
 
     def _remember(self, group: list[_Unit[Any]]) -> None:
         for unit in group:
@@ -394,19 +408,22 @@ class SqliteDatabase:
             for unit in group:
                 unit.events = [next(stored) for _ in unit.published]
 
-    def _run_apart(self, unit: _Unit[Any]) -> None:
+    def _run_apart(self, unit: _Unit[Any], commit: Commit) -> None:
         self._connection.execute("SAVEPOINT unit")
         try:
-            unit.run(Transaction(self._connection))
+            unit.run(Transaction(commit))
+            commit.write_waiting()
         except sqlite3.OperationalError:
             raise
         # A unit belongs to its caller: whatever it raises goes back to that caller.
         except Exception as error:
             unit.refuse(_refusal(error) if isinstance(error, sqlite3.Error) else error)
+            commit.forget_waiting()
             self._connection.execute("ROLLBACK TO unit")
         self._connection.execute("RELEASE unit")
 
     def _roll_back(self) -> None:
+        self._failures += 1
         # A store too damaged to roll back is reported by the write that found it; the thread must live on.
         with contextlib.suppress(sqlite3.Error):
             if self._connection.in_transaction:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Change:
-    """A change a client can watch, on its way into a commit: it has no id yet."""
+    """A change a client can watch, on its way into a commit: it has no id yet. Not frozen, as a `FeedEvent`."""
 
     type: str
     session_id: str | None

@@ -12,7 +12,7 @@ from types import TracebackType
 from kheish.core.jsonvalue import JsonObject, encode
 from kheish.store.database import Database, Transaction
 from kheish.store.events import Change, FeedEvent
-from kheish.store.rows import insert_rows
+from kheish.store.rows import insertion
 
 DEFAULT_CAPACITY_ROWS = 100_000
 MAX_BYTES = 256 * 1024 * 1024
@@ -26,7 +26,7 @@ _REPLAY_PAGE = 500
 _BATCH_BYTES = 64 * 1024
 """What a reader takes at once has left the backlog's bound, and waits for the network elsewhere."""
 
-_INTO = "feed (type, session_id, run_id, data)"
+_INSERT = insertion("feed (type, session_id, run_id, data)")
 _REPLAY = """
 SELECT id, type, session_id, run_id,
        CASE WHEN typeof(type) = 'text' AND typeof(data) = 'text' AND json_valid(data) THEN data ELSE '' END AS data
@@ -120,7 +120,7 @@ class Feed:
     def store(self, connection: sqlite3.Connection, changes: Sequence[Change]) -> list[FeedEvent]:
         """Write the changes of one commit in one go; returns them with their ids."""
         rows = [(one.type, one.session_id, one.run_id, one.data.decode()) for one in changes]
-        newest = insert_rows(connection, _INTO, rows)
+        newest = _INSERT.run(connection, rows)
         first, before = newest - len(changes) + 1, self._window
         self._written = replace(
             before,

@@ -4,27 +4,54 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from functools import lru_cache
 
 _AT_ONCE = 32
-"""Rows of one statement; each count is a statement of its own, and the connection keeps 128 of them ready."""
+"""Rows of one statement; each count is a statement of its own, and a connection keeps only so many of them ready."""
 
 
-def insert_rows(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[object, ...]]) -> int:
-    """Insert ``rows`` and return the rowid of the last one. ``into`` names a table and the columns of a row.
+class Statement:
+    """A statement that takes many rows: ``before`` is what comes before their values, ``after`` what follows them."""
 
-    Raises:
-        sqlite3.IntegrityError: a row contradicts what is there; the ones before it may have been inserted.
+    __slots__ = ("_after", "_before", "_row", "_texts")
+
+    def __init__(self, before: str, columns: int, after: str = "") -> None:
+        self._before, self._after = before, after
+        self._row = f"({', '.join('?' * columns)})"
+        self._texts: dict[int, str] = {}
+
+    def run(self, connection: sqlite3.Connection, rows: Sequence[tuple[object, ...]]) -> int:
+        """Write ``rows``, in their order, and return the rowid of the last one if it was inserted.
+
+        Raises:
+            sqlite3.IntegrityError: a row contradicts what is there; others may have been written.
+        """
+        last = 0
+        for start in range(0, len(rows), _AT_ONCE):
+            chunk = rows[start : start + _AT_ONCE]
+            values = [value for row in chunk for value in row]
+            last = connection.execute(self._text(len(chunk)), values).lastrowid or 0
+        return last
+
+    def _text(self, rows: int) -> str:
+        text = self._texts.get(rows)
+        if text is None:
+            text = self._texts[rows] = f"{self._before} {', '.join([self._row] * rows)} {self._after}"
+        return text
+
+
+def insertion(into: str, on_conflict: str = "") -> Statement:
+    """Insert rows; ``into`` names a table and the columns of a row."""
+    return Statement(f"INSERT INTO {into} VALUES", into.count(",") + 1, on_conflict)
+
+
+def change(table: str, key: str, columns: Sequence[str], changes: str) -> Statement:
+    """Change the rows of ``table`` whose ``key`` is there, at most once each.
+
+    A row of values is the key and ``columns``; ``changes`` says what becomes of them, which it knows as `new`.
     """
-    last = 0
-    for start in range(0, len(rows), _AT_ONCE):
-        chunk = rows[start : start + _AT_ONCE]
-        values = [value for row in chunk for value in row]
-        last = connection.execute(_statement(into, len(chunk[0]), len(chunk)), values).lastrowid or 0
-    return last
-
-
-@lru_cache(maxsize=4 * _AT_ONCE)
-def _statement(into: str, columns: int, rows: int) -> str:
-    row = f"({', '.join('?' * columns)})"
-    return f"INSERT INTO {into} VALUES {', '.join([row] * rows)}"  # noqa: S608  # made of constants
+    names = ", ".join((key, *columns))
+    return Statement(
+        f"WITH new ({names}) AS (VALUES",
+        len(columns) + 1,
+        f") UPDATE {table} SET {changes} FROM new WHERE {table}.{key} = new.{key}",  # noqa: S608  # made of constants
+    )

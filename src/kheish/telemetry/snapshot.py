@@ -11,8 +11,8 @@ from prometheus_client.registry import Collector
 from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.engine.entries import RunStatus
 from kheish.engine.ports import RecoveryCounts
-from kheish.store.database import WriteStatistics
 from kheish.store.distribution import Spread
+from kheish.store.statistics import WriteStatistics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,24 +17,21 @@ from kheish.engine.budgets import Spent
 from kheish.engine.entries import RouteRef
 from kheish.engine.ports import Transition
 from kheish.store.database import Database, Transaction
+from kheish.store.rows import insertion
 
 log = structlog.get_logger(__name__)
 
 _HOUR_MS = 3_600_000
-_ADD_TO_SESSION = """
-INSERT INTO usage_by_session (session_id, input_tokens, output_tokens, cost_usd)
-VALUES (:session_id, :input_tokens, :output_tokens, :cost_usd)
-ON CONFLICT (session_id) DO UPDATE SET input_tokens = usage_by_session.input_tokens + excluded.input_tokens,
-                                       output_tokens = usage_by_session.output_tokens + excluded.output_tokens,
-                                       cost_usd = usage_by_session.cost_usd + excluded.cost_usd
-"""
-_ADD_TO_HOUR = """
-INSERT INTO usage_by_hour (route_id, model, hour, input_tokens, output_tokens, cost_usd)
-VALUES (:route_id, :model, :hour, :input_tokens, :output_tokens, :cost_usd)
-ON CONFLICT (route_id, model, hour) DO UPDATE SET input_tokens = usage_by_hour.input_tokens + excluded.input_tokens,
-                                                  output_tokens = usage_by_hour.output_tokens + excluded.output_tokens,
-                                                  cost_usd = usage_by_hour.cost_usd + excluded.cost_usd
-"""
+_ADD_TO_SESSION = insertion(
+    "usage_by_session AS total (session_id, input_tokens, output_tokens, cost_usd)",
+    "ON CONFLICT (session_id) DO UPDATE SET input_tokens = total.input_tokens + excluded.input_tokens,"
+    " output_tokens = total.output_tokens + excluded.output_tokens, cost_usd = total.cost_usd + excluded.cost_usd",
+)
+_ADD_TO_HOUR = insertion(
+    "usage_by_hour AS total (route_id, model, hour, input_tokens, output_tokens, cost_usd)",
+    "ON CONFLICT (route_id, model, hour) DO UPDATE SET input_tokens = total.input_tokens + excluded.input_tokens,"
+    " output_tokens = total.output_tokens + excluded.output_tokens, cost_usd = total.cost_usd + excluded.cost_usd",
+)
 _OF_SESSION = """
 SELECT CAST(input_tokens AS INTEGER) AS input_tokens, CAST(output_tokens AS INTEGER) AS output_tokens,
        CAST(cost_usd AS REAL) AS cost_usd
@@ -59,15 +56,10 @@ class UsageProjection:
 
     def apply(self, transaction: Transaction, transition: Transition) -> None:
         for used in _uses(transition):
-            amounts = {
-                "input_tokens": used.amount.input_tokens,
-                "output_tokens": used.amount.output_tokens,
-                "cost_usd": used.amount.cost_usd,
-            }
-            transaction.connection.execute(_ADD_TO_SESSION, {"session_id": transition.session_id, **amounts})
+            amounts = (used.amount.input_tokens, used.amount.output_tokens, used.amount.cost_usd)
+            transaction.add(_ADD_TO_SESSION, ((transition.session_id, *amounts),))
             if used.route is not None:
-                key = {"route_id": used.route.route_id, "model": used.route.model, "hour": used.hour}
-                transaction.connection.execute(_ADD_TO_HOUR, {**key, **amounts})
+                transaction.add(_ADD_TO_HOUR, ((used.route.route_id, used.route.model, used.hour, *amounts),))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
