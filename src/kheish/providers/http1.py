@@ -80,8 +80,9 @@ class Answer:
         if self.headed:
             return  # a trailer
         self.headers.append((name, value))
-        chunked = name.lower() == b"transfer-encoding" and value.strip().lower().endswith(b"chunked")
-        self.delimited = self.delimited or chunked or name.lower() == b"content-length"
+        known = name.lower()
+        chunked = known == b"transfer-encoding" and value.strip().lower().endswith(b"chunked")
+        self.delimited = self.delimited or chunked or known == b"content-length"
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
@@ -116,6 +117,7 @@ class Connection(asyncio.Protocol):
         self._waiting: asyncio.Future[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._paused = False
+        self._unread = select.poll()
 
     @property
     def network(self) -> asyncio.Transport:
@@ -179,9 +181,7 @@ class Connection(asyncio.Protocol):
             self._expiry.cancel()
         if self.network.is_closing():
             return False
-        unread = select.poll()
-        unread.register(self.network.get_extra_info("socket").fileno(), select.POLLIN)
-        return not unread.poll(0)
+        return not self._unread.poll(0)
 
     async def _arrival(self) -> None:
         if self._failure is not None:
@@ -198,6 +198,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._unread.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
