@@ -144,9 +144,10 @@ class Connection(asyncio.Protocol):
 
     async def exchange(self, message: bytes) -> None:
         """Send a request; returns once the head of the answer is here."""
-        answer = self._answer = Answer()
-        if not self.network.is_closing():
-            self.network.write(message)
+        answer, network = Answer(), self.network
+        self._answer = answer
+        if not network.is_closing():
+            network.write(message)
         while not answer.headed:
             await self._arrival()
 
@@ -167,13 +168,14 @@ class Connection(asyncio.Protocol):
 
     def let_go(self) -> None:
         """The exchange is over, or given up: keep the connection if it can be used again."""
-        answer, self._answer = self.answer, None
+        answer, network = self.answer, self.network
+        self._answer = None
         answer.close()
-        usable = answer.reusable and not self._paused and not self.network.is_closing()
-        if usable and not self.network.get_write_buffer_size() and self._pool.kept(self):
-            self._expiry = self._loop.call_later(IDLE_S, self.network.abort)
+        usable = answer.reusable and not self._paused and not network.is_closing()
+        if usable and not network.get_write_buffer_size() and self._pool.kept(self):
+            self._expiry = self._loop.call_later(IDLE_S, network.abort)
         else:
-            self.network.abort()
+            network.abort()
 
     def taken_up(self) -> bool:
         """End the idleness; False when the server closed the connection, or said something unasked."""
