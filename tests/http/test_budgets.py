@@ -153,6 +153,7 @@ async def test_a_routes_usage_leaves_its_budget_after_the_period_and_a_sessions_
             assert spent.session == Usage(input_tokens=10, output_tokens=5, cost_usd=5.0)
         assert [usage.output_tokens for usage in used.values()] == [5, 5, 0, 5, 5]
         assert (await ledger.spent("t", replace(route, model="n"))) == Spent()
+        assert await ledger.spent(None, route) == Spent(route=spent.route)
 
 
 async def test_totals_that_cannot_be_read_stop_no_run(tmp_path: Path) -> None:

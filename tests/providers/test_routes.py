@@ -6,6 +6,7 @@ import pytest
 
 from kheish.providers.drivers import Driver, in_family
 from kheish.providers.model_table import OutputCaps, context_window, output_caps
+from kheish.providers.prices import Price
 from kheish.providers.registry import ProviderRegistry
 from kheish.providers.routes import (
     ModelNotSupported,
@@ -38,6 +39,23 @@ INVENTORY = RouteInventory(routes=(A, B), default_route="a")
 class Pinned:
     route_id: str
     driver: str
+
+
+@dataclass(frozen=True)
+class Key:
+    provider: str = "generic"
+    secret: str | None = "k"
+
+    def text(self, name: str) -> str | None:
+        return None
+
+
+@dataclass(frozen=True)
+class Keys:
+    slots: dict[str, Key]
+
+    def find(self, slot_id: str) -> Key | None:
+        return self.slots.get(slot_id)
 
 
 def test_override_then_policy_then_default_each_resolve_to_their_route() -> None:
@@ -213,4 +231,41 @@ async def test_the_registry_builds_a_provider_once_and_names_a_route_that_is_gon
         registry.provider_for(Pinned("s", "anthropic"))
     with pytest.raises(RouteNotReady, match="KEY"):
         registry.provider_for(Pinned("u", "openai"))
+    registry.replace_routes(RouteInventory(routes=(unready,), default_route="u"))
+    with pytest.raises(RouteGone, match="'s'"):
+        registry.provider_for(Pinned("s", "scripted"))
     await registry.aclose()
+
+
+def test_a_key_that_goes_from_the_secret_store_is_missed_at_once() -> None:
+    keys = {"slot": Key()}
+    route = Route(
+        route_id="r", driver=Driver.OPENAI_COMPATIBLE, default_model="m", base_url="http://h", auth_ref="slot"
+    )
+    inventory = RouteInventory(routes=(route,), default_route="r", keys=Keys(keys))
+    registry = ProviderRegistry(inventory)
+    registry.provider_for(Pinned("r", "openai_compatible"))
+
+    del keys["slot"]
+
+    with pytest.raises(RouteNotReady, match="slot"):
+        registry.provider_for(Pinned("r", "openai_compatible"))
+
+
+def test_the_terms_of_a_route_are_those_in_force() -> None:
+    cheap, dear = (Price(input=price, output=price, cached_input=0, cache_write=0) for price in (1.0, 2.0))
+    routes = [
+        Route(
+            route_id="r", driver=Driver.OPENAI_COMPATIBLE, default_model="m", base_url="http://h", prices={"m": price}
+        )
+        for price in (cheap, dear)
+    ]
+    registry = ProviderRegistry(RouteInventory(routes=(routes[0],), default_route="r"))
+    pinned = Pinned("r", "scripted")
+    seen = [registry.terms_for(pinned).price("m")]
+    registry.replace_routes(RouteInventory(routes=(routes[1],), default_route="r"))
+    seen.append(registry.terms_for(pinned).price("m"))
+    registry.replace_routes(RouteInventory(routes=(), default_route=None))
+
+    assert seen == [cheap, dear]
+    assert registry.terms_for(pinned).price("m") is None

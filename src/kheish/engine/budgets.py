@@ -24,6 +24,11 @@ class Budget:
     max_output_tokens: int | None = None
     max_cost_usd: float | None = None
 
+    @property
+    def limits(self) -> bool:
+        """Whether there is a ceiling at all."""
+        return self.max_output_tokens is not None or self.max_cost_usd is not None
+
     def used_up(self, used: Usage) -> str | None:
         """Say which ceiling leaves no room for another call; None when both do."""
         if self.max_output_tokens is not None and used.output_tokens >= self.max_output_tokens:
@@ -53,7 +58,7 @@ class Budgets:
     @property
     def of_totals(self) -> bool:
         """Whether anything that outlives a run has a ceiling."""
-        return self.route != Budget() or self.session != Budget()
+        return self.route.limits or self.session.limits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,10 +69,16 @@ class Spent:
     route: Usage = Usage()
 
 
+_NOTHING_SPENT = Spent()
+_ROUTE = "the route"
+
+
 class Spending(Protocol):
     """Where totals are kept that outlive a run and a restart."""
 
-    async def spent(self, session_id: str, route: RouteRef) -> Spent: ...
+    async def spent(self, session_id: str | None, route: RouteRef) -> Spent:
+        """What a session, when one is named, and a route with a model have used."""
+        ...
 
 
 class Allowance:
@@ -75,7 +86,7 @@ class Allowance:
 
     def __init__(self, budgets: Budgets | None = None, spending: Spending | None = None) -> None:
         self._budgets = budgets or Budgets()
-        self._spending = spending
+        self._spending = spending if self._budgets.of_totals else None
 
     async def require(self, run: RunState) -> Spent:
         """Check that there is room for a call, and return what was used before it.
@@ -83,13 +94,14 @@ class Allowance:
         Raises:
             BudgetExceeded: there is none; nothing was sent.
         """
-        spent = Spent()
-        if self._spending is not None and self._budgets.of_totals:
-            spent = await self._spending.spent(run.session_id, run.route)
+        spent = _NOTHING_SPENT
+        if self._spending is not None:
+            session_id = run.session_id if self._budgets.session.limits else None
+            spent = await self._spending.spent(session_id, run.route)
         for what, budget, used in self._accounts(run, spent):
             fault = budget.used_up(used)
             if fault is not None:
-                raise BudgetExceeded(_text(what, fault))
+                raise BudgetExceeded(self._text(run, what, fault))
         return spent
 
     def fault(self, run: RunState, spent: Spent, usage: Usage) -> str | None:
@@ -97,18 +109,19 @@ class Allowance:
         for what, budget, used in self._accounts(run, spent):
             fault = budget.overdrawn(used + usage)
             if fault is not None:
-                return _text(what, fault)
+                return self._text(run, what, fault)
         return None
 
-    def _accounts(self, run: RunState, spent: Spent) -> tuple[tuple[str, Budget, Usage], ...]:
+    def _accounts(self, run: RunState, spent: Spent) -> list[tuple[str, Budget, Usage]]:
         budgets = self._budgets
-        route = f"the route {run.route.route_id!r} with the model {run.route.model!r}{budgets.period}"
-        return (
+        accounts = (
             ("this run", budgets.run, run.usage),
             ("this session", budgets.session, spent.session),
-            (route, budgets.route, spent.route),
+            (_ROUTE, budgets.route, spent.route),
         )
+        return [account for account in accounts if account[1].limits]
 
-
-def _text(what: str, fault: str) -> str:
-    return f"the model budget of {what} is used up: {fault}"
+    def _text(self, run: RunState, what: str, fault: str) -> str:
+        if what is _ROUTE:
+            what = f"the route {run.route.route_id!r} with the model {run.route.model!r}{self._budgets.period}"
+        return f"the model budget of {what} is used up: {fault}"

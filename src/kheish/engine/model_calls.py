@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import structlog
 
@@ -65,6 +64,14 @@ def _refused_before(run: RunState, step: CallModel) -> bool:
     return last is not None and (last.turn, last.kind) == (step.turn, ErrorKind.AUTH)
 
 
+_NOTHING_USED = Usage()
+
+
+def _failed(step: CallModel, loan: Loan, kind: str, message: str, usage: Usage = _NOTHING_USED) -> ModelFailed:
+    turn, attempt = step.turn, step.attempt
+    return ModelFailed(turn=turn, attempt=attempt, kind=kind, message=message, usage=usage, access=loan.use)
+
+
 def stopped_call(run: RunState, use: CredentialUse) -> ModelFailed:
     """What is recorded of a call that a stop cut off: that it was made."""
     said = "the run was stopped while the model answered"
@@ -110,19 +117,19 @@ class ModelCaller:
     ) -> ModelReplied | ModelFailed:
         """Stream one reply; deltas go to the live feed."""
         self._announce(run, step)
-        failed = partial(ModelFailed, turn=step.turn, attempt=step.attempt)
         try:
             spent = await self._allowance.require(run)
-            reply = await self._stream(run, step, self._request(run, step, messages, continuation), loan)
+            request = self._request(run, step, messages, continuation, loan)
+            reply = await self._stream(run, step, request, loan)
         except ProviderError as error:
             return replace(self._failure(run, step, error), access=loan.use)
         except Problem as problem:
-            return failed(kind=problem.code, message=problem.detail, access=loan.use)
+            return _failed(step, loan, problem.code, problem.detail)
         overdrawn = self._allowance.fault(run, spent, reply.usage)
         fault = unusable(run, reply) if overdrawn is None else (BudgetExceeded.code, overdrawn)
         if fault is not None:
             kind, message = fault
-            return failed(kind=kind, message=message, usage=reply.usage, access=loan.use)
+            return _failed(step, loan, kind, message, reply.usage)
         return ModelReplied(
             turn=step.turn,
             message_id=self._ids.new("msg"),
@@ -189,7 +196,7 @@ class ModelCaller:
         final: ModelReply | None = None
         publish, session_id, run_id = self._live.publish_live, run.session_id, run.run_id
         head = {"type": _DELTA, "run_id": run_id, "session_id": session_id, "turn": step.turn, "attempt": step.attempt}
-        async for item in provider.stream(replace(request, before_send=loan.before_send)):
+        async for item in provider.stream(request):
             if isinstance(item, TextDelta):
                 data = {**head, "part": item.part, "text": item.text}
                 publish(_DELTA, session_id=session_id, run_id=run_id, data=data)
@@ -200,7 +207,8 @@ class ModelCaller:
         return self._priced(run, request.model, final)
 
     def _priced(self, run: RunState, model: str, reply: ModelReply) -> ModelReply:
-        return replace(reply, usage=self._models.terms_for(run.route).priced(model, reply.usage))
+        usage = self._models.terms_for(run.route).priced(model, reply.usage)
+        return reply if usage is reply.usage else replace(reply, usage=usage)
 
     def _request(
         self,
@@ -208,16 +216,18 @@ class ModelCaller:
         step: CallModel,
         messages: tuple[Message, ...],
         continuation: tuple[RouteRef, Continuation] | None,
+        loan: Loan,
     ) -> ModelRequest:
-        base = run.generation
+        generation = base = run.generation
         route, continues = continuation or (None, None)
         same = route is not None and (route.route_id, route.driver) == (run.route.route_id, run.route.driver)
         fallback = base.fallback_model if step.attempt - run.overflows > 1 else None
-        generation: Generation = replace(
-            base,
-            tool_choice=run.tool_choice or base.tool_choice,
-            max_output_tokens=run.max_output_tokens or base.max_output_tokens,
-        )
+        if run.tool_choice or run.max_output_tokens:
+            generation = replace(
+                base,
+                tool_choice=run.tool_choice or base.tool_choice,
+                max_output_tokens=run.max_output_tokens or base.max_output_tokens,
+            )
         return ModelRequest(
             model=fallback or run.route.model,
             system=self._system(run),
@@ -226,6 +236,7 @@ class ModelCaller:
             generation=generation,
             cache_key=run.session_id,
             continues=continues if same else None,
+            before_send=loan.before_send,
         )
 
     def _with_call_ids(self, reply: ModelReply) -> tuple[Part, ...]:
@@ -265,15 +276,13 @@ class ModelCaller:
 
     def _announce(self, run: RunState, step: CallModel) -> None:
         if step.attempt > 1:
-            self._publish(run, "output_reset", {"turn": step.turn, "attempt": step.attempt})
+            told = {"run_id": run.run_id, "session_id": run.session_id, "turn": step.turn, "attempt": step.attempt}
+            event: dict[str, object] = {"type": "output_reset", **told}
+            self._live.publish_live("output_reset", session_id=run.session_id, run_id=run.run_id, data=event)
         started = {"kind": "model_started", "turn": step.turn, "attempt": step.attempt, "model": run.route.model}
         self._trace(run, started)
 
     def _trace(self, run: RunState, trace: dict[str, object]) -> None:
         identity = {"session_id": run.session_id, "agent_id": run.agent_id, "run_id": run.run_id}
-        self._publish(run, "trace", {"trace": {**identity, "timestamp": self._clock.now_ms(), **trace}})
-
-    def _publish(self, run: RunState, kind: str, data: dict[str, object]) -> None:
-        scope: dict[str, object] = {"run_id": run.run_id, "session_id": run.session_id}
-        event = {"type": kind, **data} if kind == "trace" else {"type": kind, **scope, **data}
-        self._live.publish_live(kind, session_id=run.session_id, run_id=run.run_id, data=event)
+        event: dict[str, object] = {"type": "trace", "trace": {**identity, "timestamp": self._clock.now_ms(), **trace}}
+        self._live.publish_live("trace", session_id=run.session_id, run_id=run.run_id, data=event)

@@ -171,26 +171,25 @@ def _wire_messages(message: Message, driver: Driver) -> Iterable[JsonObject]:
 
 
 def _assistant(message: Message, driver: Driver) -> JsonObject | None:
-    calls: list[JsonValue] = [
-        {
-            "id": wire_call_id(call.call_id),
-            "type": "function",
-            "function": {"name": call.name, "arguments": arguments_text(call)},
-        }
-        for call in message.tool_calls
-    ]
-    text = message.text
+    text = ""
+    calls: list[JsonValue] = []
+    details: list[JsonValue] = []
+    for part in message.parts:
+        match part:
+            case TextPart():
+                text += part.text
+            case ToolCallPart():
+                function: JsonObject = {"name": part.name, "arguments": arguments_text(part)}
+                calls.append({"id": wire_call_id(part.call_id), "type": "function", "function": function})
+            case OpaquePart() if part.driver == driver:
+                details += as_list(as_object(part.data).get(_REASONING_DETAILS))
+            case _:
+                pass
     if not calls and not text:
         return None
     made: JsonObject = {"role": "assistant", "content": text or None}
     if calls:
         made["tool_calls"] = calls
-    details = [
-        detail
-        for part in message.parts
-        if isinstance(part, OpaquePart) and part.driver == driver
-        for detail in as_list(as_object(part.data).get(_REASONING_DETAILS))
-    ]
     if details:
         made[_REASONING_DETAILS] = details
     return made
@@ -235,7 +234,7 @@ class ChatDecoder:
     _calls: list[_Call] = field(default_factory=list)
     _by_index: dict[int, _Call] = field(default_factory=dict)
     _finish: str | None = None
-    _usage: Usage = field(default_factory=Usage)
+    _usage: Usage = Usage()
     _response_id: str | None = None
 
     @property

@@ -80,8 +80,9 @@ class Answer:
         if self.headed:
             return  # a trailer
         self.headers.append((name, value))
-        chunked = name.lower() == b"transfer-encoding" and value.strip().lower().endswith(b"chunked")
-        self.delimited = self.delimited or chunked or name.lower() == b"content-length"
+        known = name.lower()
+        chunked = known == b"transfer-encoding" and value.strip().lower().endswith(b"chunked")
+        self.delimited = self.delimited or chunked or known == b"content-length"
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
@@ -116,6 +117,7 @@ class Connection(asyncio.Protocol):
         self._waiting: asyncio.Future[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._paused = False
+        self._unread = select.poll()
 
     @property
     def network(self) -> asyncio.Transport:
@@ -142,9 +144,10 @@ class Connection(asyncio.Protocol):
 
     async def exchange(self, message: bytes) -> None:
         """Send a request; returns once the head of the answer is here."""
-        answer = self._answer = Answer()
-        if not self.network.is_closing():
-            self.network.write(message)
+        answer, network = Answer(), self.network
+        self._answer = answer
+        if not network.is_closing():
+            network.write(message)
         while not answer.headed:
             await self._arrival()
 
@@ -165,13 +168,14 @@ class Connection(asyncio.Protocol):
 
     def let_go(self) -> None:
         """The exchange is over, or given up: keep the connection if it can be used again."""
-        answer, self._answer = self.answer, None
+        answer, network = self.answer, self.network
+        self._answer = None
         answer.close()
-        usable = answer.reusable and not self._paused and not self.network.is_closing()
-        if usable and not self.network.get_write_buffer_size() and self._pool.kept(self):
-            self._expiry = self._loop.call_later(IDLE_S, self.network.abort)
+        usable = answer.reusable and not self._paused and not network.is_closing()
+        if usable and not network.get_write_buffer_size() and self._pool.kept(self):
+            self._expiry = self._loop.call_later(IDLE_S, network.abort)
         else:
-            self.network.abort()
+            network.abort()
 
     def taken_up(self) -> bool:
         """End the idleness; False when the server closed the connection, or said something unasked."""
@@ -179,9 +183,7 @@ class Connection(asyncio.Protocol):
             self._expiry.cancel()
         if self.network.is_closing():
             return False
-        unread = select.poll()
-        unread.register(self.network.get_extra_info("socket").fileno(), select.POLLIN)
-        return not unread.poll(0)
+        return not self._unread.poll(0)
 
     async def _arrival(self) -> None:
         if self._failure is not None:
@@ -198,6 +200,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._unread.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 ESCALATION_CEILING_TOKENS = 64_000
 """The most that truncation recovery may ask for."""
@@ -64,11 +65,13 @@ def _matches(pattern: str, model: str) -> bool:
     return name.startswith(pattern[1:]) if pattern.startswith("^") else pattern in name
 
 
+@lru_cache(maxsize=256)
 def context_window(model: str) -> int | None:
     """Return the context window in tokens, None when the model is not known."""
     return next((window for pattern, window in _WINDOWS if _matches(pattern, model)), None)
 
 
+@lru_cache(maxsize=256)
 def output_caps(model: str) -> OutputCaps:
     """Return the output caps in tokens; models that are not known get a common pair."""
     for pattern, default, upper in _OUTPUTS:

@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 
 from kheish.core.messages import Usage
@@ -67,6 +67,12 @@ def list_prices() -> ListPrices:
     assert isinstance(models, dict)
     prices = {name.lower(): read_price(Table(fields, f"prices.toml: {name}")) for name, fields in models.items()}
     return ListPrices(as_of=top.required_text("as_of"), models=prices)
+
+
+@lru_cache(maxsize=256)
+def list_price(model: str) -> Price | None:
+    """Return a model's price in the shipped table; None when that does not know exactly this model."""
+    return list_prices().find(model)
 
 
 def read_price(table: Table) -> Price:

@@ -41,6 +41,9 @@ class ProviderRegistry:
         self._limits = limits
         self._owned: ModelClient | None = None
         self._providers: dict[str, Provider] = {}
+        self._settled: dict[tuple[str, str], Provider] = {}
+        """By id and driver, of routes that were ready and whose key is not in the secret store: they stay ready."""
+        self._terms: dict[str, RouteTerms] = {}
 
     def provider_for(self, route: PinnedRoute) -> Provider:
         """Return the provider of a pinned route.
@@ -49,6 +52,9 @@ class ProviderRegistry:
             RouteGone: the route is no longer configured, or has another driver now.
             RouteNotReady: the route has no usable credential.
         """
+        settled = self._settled.get((route.route_id, route.driver))
+        if settled is not None:
+            return settled
         configured = self._inventory.find(route.route_id)
         if configured is None or configured.driver.value != route.driver:
             raise RouteGone(f"The route {route.route_id!r} this run is pinned to is no longer configured.")
@@ -56,6 +62,8 @@ class ProviderRegistry:
         provider = self._providers.get(route.route_id)
         if provider is None:
             provider = self._providers[route.route_id] = self._build(configured)
+        if configured.auth_ref is None:
+            self._settled[route.route_id, route.driver] = provider
         return provider
 
     def refresh(self, route: PinnedRoute) -> bool:
@@ -68,13 +76,19 @@ class ProviderRegistry:
 
     def terms_for(self, route: PinnedRoute) -> RouteTerms:
         """Return a pinned route's terms; those of its driver when the route is gone."""
+        known = self._terms.get(route.route_id)
+        if known is not None:
+            return known
         configured = self._inventory.find(route.route_id)
-        return RouteTerms(driver=Driver(route.driver)) if configured is None else configured.terms
+        if configured is None:
+            return RouteTerms(driver=Driver(route.driver))
+        terms = self._terms[route.route_id] = configured.terms
+        return terms
 
     def replace_routes(self, inventory: RouteInventory) -> None:
         """Use other routes from the next call on; calls in flight end with the old ones."""
         self._inventory = inventory
-        self._providers.clear()
+        self._forget()
 
     def secret_changed(self, slot_id: str) -> None:
         """Build the providers that use this secret anew; calls in flight end with the old one."""
@@ -84,10 +98,15 @@ class ProviderRegistry:
 
     async def aclose(self) -> None:
         """Close the connections this registry opened."""
-        self._providers.clear()
+        self._forget()
         owned, self._owned = self._owned, None
         if owned is not None:
             await owned.aclose()
+
+    def _forget(self) -> None:
+        self._providers.clear()
+        self._settled.clear()
+        self._terms.clear()
 
     def _build(self, route: Route) -> Provider:
         # Late imports: a daemon loads the wires its routes use and no others.

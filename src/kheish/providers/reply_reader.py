@@ -91,15 +91,17 @@ class ReplyReader:
         except FrameTooLarge:
             raise self._unreadable("an event is too large") from None
         deltas: list[TextDelta] = []
-        for frame in frames:
-            if self.finished:
-                break
-            try:
+        try:
+            for frame in frames:
+                if self.finished:
+                    break
                 deltas += self._event(frame)
-            except ValueError:
-                raise self._unreadable("an event is not JSON") from None
-        self._streamed = self._streamed or bool(deltas)
-        return deltas if len(deltas) < 2 else _joined(deltas)
+        except ValueError:
+            raise self._unreadable("an event is not JSON") from None
+        if not deltas:
+            return deltas
+        self._streamed = True
+        return deltas if len(deltas) == 1 else _joined(deltas)
 
     def finish(self) -> tuple[list[TextDelta], ModelReply]:
         """End the reply. Returns its texts as deltas when none was streamed before.

@@ -8,6 +8,8 @@ from typing import NamedTuple
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 """A final event repeats the whole reply, so frames are large; a line without an end must not eat the memory."""
 
+_MARK = b"\xef\xbb\xbf"
+"""A byte order mark, which may begin the stream."""
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
@@ -55,21 +57,28 @@ class FrameDecoder:
         self._skip_newline = text.endswith(b"\r")
         lines = _LINE_END.split(text) if has_return else text.split(b"\n")
         self._keep(lines.pop())
+        if self._first:
+            self._first = False
+            lines[0] = lines[0].removeprefix(_MARK)
         frames: list[Frame] = []
         for line in lines:
             if line:
                 self._field(line)
-            elif (frame := self._end()) is not None:
-                frames.append(frame)
+            elif self._data:
+                frames.append(self._end())
+            else:
+                self._event = ""
         return frames
 
     def flush(self) -> Frame | None:
         """Return the frame left when the stream ended without the empty line that closes it."""
         line = b"".join(self._pieces)
         self._pieces.clear()
+        if self._first:
+            line = line.removeprefix(_MARK)
         if line:
             self._field(line)
-        return self._end()
+        return self._end() if self._data else None
 
     def _keep(self, piece: bytes) -> None:
         if piece:
@@ -78,16 +87,12 @@ class FrameDecoder:
             if self._pending + self._data_bytes > self._max_bytes:
                 raise FrameTooLarge
 
-    def _end(self) -> Frame | None:
-        self._first = False
-        frame = Frame(self._event, b"\n".join(self._data)) if self._data else None
+    def _end(self) -> Frame:
+        frame = Frame(self._event, b"\n".join(self._data))
         self._event, self._data, self._data_bytes = "", [], 0
         return frame
 
     def _field(self, line: bytes) -> None:
-        if self._first:
-            self._first = False
-            line = line.removeprefix(b"\xef\xbb\xbf")
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":

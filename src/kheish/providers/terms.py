@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from kheish.core.messages import Usage
 from kheish.providers.drivers import Driver
-from kheish.providers.prices import Price, list_prices
+from kheish.providers.prices import Price, list_price
 
 ANY_MODEL = "*"
 """The name under which a route prices every model it does not name."""
@@ -70,7 +70,7 @@ class RouteTerms:
         own = self.prices.get(model) or self.prices.get(ANY_MODEL)
         if own is not None or self.driver in _WITHOUT_LIST_PRICE:
             return own
-        return list_prices().find(model)
+        return list_price(model)
 
     def price_source(self, model: str) -> PriceSource:
         if model in self.prices or ANY_MODEL in self.prices:

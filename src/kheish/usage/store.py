@@ -138,11 +138,12 @@ class UsageLedger:
                 hour = used.hour if self._period_hours else 0
                 self._window(used.route.route_id, used.route.model).add(hour, used.amount)
 
-    async def spent(self, session_id: str, route: RouteRef) -> Spent:
-        """Return the totals of a session, and of a route with a model in the period."""
+    async def spent(self, session_id: str | None, route: RouteRef) -> Spent:
+        """Return the totals of a session, when one is named, and of a route with a model in the period."""
         window = self._routes.get((route.route_id, route.model))
         of_route = _NOTHING if window is None else window.since(self._after())
-        return Spent(session=await self._of_session(session_id), route=of_route)
+        of_session = _NOTHING if session_id is None else await self._of_session(session_id)
+        return Spent(session=of_session, route=of_route)
 
     async def _of_session(self, session_id: str) -> Usage:
         known = self._sessions.get(session_id)
