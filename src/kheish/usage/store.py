@@ -14,7 +14,7 @@ from kheish.core.messages import Usage
 from kheish.core.problems import StoreUnreadable
 from kheish.engine import entries as e
 from kheish.engine.budgets import Spent
-from kheish.engine.entries import Entry, RouteRef
+from kheish.engine.entries import RouteRef
 from kheish.engine.ports import Transition
 from kheish.store.database import Database, Transaction
 from kheish.store.rows import insertion
@@ -22,11 +22,6 @@ from kheish.store.rows import insertion
 log = structlog.get_logger(__name__)
 
 _HOUR_MS = 3_600_000
-_ADD_TO_SESSION = insertion(
-    "usage_by_session AS total (session_id, input_tokens, output_tokens, cost_usd)",
-    "ON CONFLICT (session_id) DO UPDATE SET input_tokens = total.input_tokens + excluded.input_tokens,"
-    " output_tokens = total.output_tokens + excluded.output_tokens, cost_usd = total.cost_usd + excluded.cost_usd",
-)
 _ADD_TO_HOUR = insertion(
     "usage_by_hour AS total (route_id, model, hour, input_tokens, output_tokens, cost_usd)",
     "ON CONFLICT (route_id, model, hour) DO UPDATE SET input_tokens = total.input_tokens + excluded.input_tokens,"
@@ -35,7 +30,7 @@ _ADD_TO_HOUR = insertion(
 _OF_SESSION = """
 SELECT CAST(input_tokens AS INTEGER) AS input_tokens, CAST(output_tokens AS INTEGER) AS output_tokens,
        CAST(cost_usd AS REAL) AS cost_usd
-  FROM usage_by_session WHERE session_id = :session_id
+  FROM sessions WHERE session_id = :session_id
 """
 _OF_ROUTES = """
 SELECT CAST(route_id AS TEXT) AS route_id, CAST(model AS TEXT) AS model,
@@ -46,16 +41,21 @@ SELECT CAST(route_id AS TEXT) AS route_id, CAST(model AS TEXT) AS model,
 """
 _RECENT_SESSIONS = 1024
 """Sessions whose totals stay in memory; the others are read again."""
+_MODEL_CALLS = (e.ModelReplied, e.ModelFailed, e.Compacted)
+"""Entries with a model call behind them."""
+_NOTHING = Usage()
 
 
 class UsageProjection:
-    """Adds what each model call used in the commit that records it."""
+    """Adds what each model call used to the hour of its route, in the commit that records it.
+
+    What a session used is in its row, which others keep.
+    """
 
     def apply(self, transaction: Transaction, transition: Transition) -> None:
         for used in _uses(transition):
-            amounts = (used.amount.input_tokens, used.amount.output_tokens, used.amount.cost_usd)
-            transaction.add(_ADD_TO_SESSION, ((transition.session_id, *amounts),))
             if used.route is not None:
+                amounts = (used.amount.input_tokens, used.amount.output_tokens, used.amount.cost_usd)
                 transaction.add(_ADD_TO_HOUR, ((used.route.route_id, used.route.model, used.hour, *amounts),))
 
 
@@ -70,17 +70,13 @@ class _Use:
 
 def _uses(transition: Transition) -> Iterator[_Use]:
     for recorded in transition.entries:
-        used = used_by(recorded.entry)
-        if used == Usage() or recorded.run_id is None:
+        entry = recorded.entry
+        if recorded.run_id is None or not isinstance(entry, _MODEL_CALLS) or entry.usage == _NOTHING:
             continue
+        used = entry.usage
         counted = Usage(input_tokens=used.input_tokens, output_tokens=used.output_tokens, cost_usd=used.cost_usd)
         route = next((run.route for run in transition.runs if run.run_id == recorded.run_id), None)
         yield _Use(amount=counted, route=route, hour=recorded.at_ms // _HOUR_MS)
-
-
-def used_by(entry: Entry) -> Usage:
-    """What the model call behind an entry used; nothing when there was none."""
-    return entry.usage if isinstance(entry, e.ModelReplied | e.ModelFailed | e.Compacted) else Usage()
 
 
 class _Window:
@@ -89,10 +85,10 @@ class _Window:
     def __init__(self) -> None:
         self._hours: dict[int, Usage] = {}
         self._after = -1
-        self._total = Usage()
+        self._total = _NOTHING
 
     def add(self, hour: int, used: Usage) -> None:
-        self._hours[hour] = self._hours.get(hour, Usage()) + used
+        self._hours[hour] = self._hours.get(hour, _NOTHING) + used
         if hour > self._after:
             self._total += used
 
@@ -100,7 +96,7 @@ class _Window:
         if after != self._after:
             # None is forgotten: a clock that was ahead comes back.
             self._after = after
-            self._total = sum((used for hour, used in self._hours.items() if hour > after), Usage())
+            self._total = sum((used for hour, used in self._hours.items() if hour > after), _NOTHING)
         return self._total
 
 
@@ -142,7 +138,7 @@ class UsageLedger:
     async def spent(self, session_id: str, route: RouteRef) -> Spent:
         """Return the totals of a session, and of a route with a model in the period."""
         window = self._routes.get((route.route_id, route.model))
-        of_route = Usage() if window is None else window.since(self._after())
+        of_route = _NOTHING if window is None else window.since(self._after())
         return Spent(session=await self._of_session(session_id), route=of_route)
 
     async def _of_session(self, session_id: str) -> Usage:
@@ -158,7 +154,7 @@ class UsageLedger:
             self._sessions[session_id] = found = await self._database.read(query)
         except (sqlite3.Error, StoreUnreadable) as error:
             self._unreadable(error)
-            return Usage()
+            return _NOTHING
         while len(self._sessions) > _RECENT_SESSIONS:
             self._sessions.popitem(last=False)
         return found
@@ -176,5 +172,5 @@ class UsageLedger:
 
 def _usage(row: sqlite3.Row | None) -> Usage:
     if row is None:
-        return Usage()
+        return _NOTHING
     return Usage(input_tokens=row["input_tokens"], output_tokens=row["output_tokens"], cost_usd=row["cost_usd"])
