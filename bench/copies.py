@@ -17,7 +17,7 @@ SELECT :name || '-' || (each / :turns) AS session_id, 'agent-' || :name || '-' |
        'run-' || (:first_number + each) AS run_id, :first_number + each AS number, each % :turns AS turn
   FROM counted
 """
-_EACH_SESSION = ("sessions", "journal_sizes", "usage_by_session", "credential_grants")
+_EACH_SESSION = ("sessions", "credential_grants")
 _EACH_RUN = ("journal", "runs", "outputs", "external_actions", "external_action_checkpoints", "feed")
 _BY_BUCKET = ("external_action_checkpoints",)
 """Tables without a session: their rows are found by the run."""
@@ -28,19 +28,19 @@ _NUMBERS = {
     ("runs", "first_offset"): "t.first_offset + c.turn * :entries",
     ("runs", "last_offset"): "t.last_offset + c.turn * :entries",
     ("sessions", "journal_len"): "t.journal_len * :turns",
-    ("usage_by_session", "input_tokens"): "t.input_tokens * :turns",
-    ("usage_by_session", "output_tokens"): "t.output_tokens * :turns",
+    ("sessions", "input_tokens"): "t.input_tokens * :turns",
+    ("sessions", "output_tokens"): "t.output_tokens * :turns",
     ("feed", "id"): "NULL",
 }
 # Ids of other lengths than those of the original.
 _SIZES = """
-UPDATE journal_sizes
-   SET bytes = (SELECT SUM(LENGTH(CAST(body AS BLOB))) FROM journal WHERE session_id = journal_sizes.session_id)
+UPDATE sessions
+   SET journal_bytes = (SELECT SUM(LENGTH(CAST(body AS BLOB))) FROM journal WHERE session_id = sessions.session_id)
  WHERE session_id IN (SELECT session_id FROM copies)
 """
 _BY_HOUR = """
-UPDATE usage_by_hour SET input_tokens = (SELECT SUM(input_tokens) FROM usage_by_session),
-                         output_tokens = (SELECT SUM(output_tokens) FROM usage_by_session)
+UPDATE usage_by_hour SET input_tokens = (SELECT SUM(input_tokens) FROM sessions),
+                         output_tokens = (SELECT SUM(output_tokens) FROM sessions)
 """
 
 

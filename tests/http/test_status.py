@@ -91,7 +91,11 @@ async def test_status_knows_the_bytes_of_every_journal(free: House, tmp_path: Pa
 async def test_sessions_above_a_hundred_mebibytes_are_named(free: House, tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "state" / "kheish.db")) as connection:
         rows = [("exactly", 104_857_600), ("above", 104_857_601), ("far-above", 200_000_000)]
-        connection.executemany("INSERT INTO journal_sizes (session_id, bytes) VALUES (?, ?)", rows)
+        insert = (
+            "INSERT INTO sessions (session_id, agent_id, created_at_ms, updated_at_ms, status, journal_bytes) "
+            "VALUES (?1, 'agent-' || ?1, 0, 0, 'idle', ?2)"
+        )
+        connection.executemany(insert, rows)
         connection.commit()
     found = (await free.get("/v1/status")).json()["storage"]["session_storage"]
 

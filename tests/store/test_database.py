@@ -235,20 +235,30 @@ def test_a_bug_in_a_subscriber_leaves_nobody_waiting_for_a_commit(tmp_path: Path
     database.close()
 
 
-def test_sizes_of_journals_that_were_there_before_are_counted_once(tmp_path: Path) -> None:
+def test_what_sessions_took_and_used_before_is_counted_once(tmp_path: Path) -> None:
     database = SqliteDatabase(tmp_path / "kheish.db")
+    entries = [("a", 1, "{}"), ("a", 2, '{"é":1}'), ("b", 1, "{}")]
+    columns = "session_id, agent_id, thread_id, created_at_ms, updated_at_ms, status, journal_len, todos"
+    sessions = [(name, f"agent-{name}", "t", 1, 2, "idle", 3, "[]") for name in ("a", "b", "new")]
+
+    def fill(connection: sqlite3.Connection) -> None:
+        migrate(connection, shipped()[:3])
+        connection.executemany("INSERT INTO journal VALUES (?, ?, NULL, 0, 'woken', 1, ?)", entries)
+        connection.executemany(f"INSERT INTO sessions ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", sessions)
+        connection.execute("INSERT INTO usage_by_session VALUES ('b', 5, 6, 0.25)")
+
     try:
-        database.run_offline(lambda connection: migrate(connection, shipped()[:3]))
-        insert = "INSERT INTO journal VALUES (?, ?, NULL, 0, 'woken', 1, ?)"
-        rows = [("a", 1, "{}"), ("a", 2, '{"é":1}'), ("b", 1, "{}")]
-        database.run_offline(lambda connection: connection.executemany(insert, rows))
+        database.run_offline(fill)
         database.run_offline(migrate)
-        query = "SELECT session_id, bytes FROM journal_sizes ORDER BY session_id"
-        sizes = database.run_offline(lambda connection: connection.execute(query).fetchall())
+        counts = "SELECT session_id, journal_bytes, input_tokens, output_tokens, cost_usd FROM sessions ORDER BY 1"
+        counted = database.run_offline(lambda connection: connection.execute(counts).fetchall())
+        query = f"SELECT {columns} FROM sound_sessions ORDER BY session_id"
+        kept = database.run_offline(lambda connection: connection.execute(query).fetchall())
     finally:
         database.close()
 
-    assert [tuple(row) for row in sizes] == [("a", 2 + 8), ("b", 2)]
+    assert [tuple(row) for row in counted] == [("a", 2 + 8, 0, 0, 0), ("b", 2, 5, 6, 0.25), ("new", 0, 0, 0, 0)]
+    assert [tuple(row) for row in kept] == sessions
 
 
 def test_every_migration_has_a_number_of_its_own() -> None:

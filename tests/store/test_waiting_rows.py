@@ -43,10 +43,10 @@ def adding(key: str, session_id: str = "a") -> Callable[[Transaction], None]:
 async def test_the_rows_of_many_units_take_one_statement(database: SqliteDatabase) -> None:
     seen: list[str] = []
     database.run_offline(lambda connection: connection.set_trace_callback(seen.append))
-    await together(database, *(adding(f"k{number:02}") for number in range(20)))
+    await together(database, *(adding(f"k{number:02}") for number in range(16)))
 
     assert len([statement for statement in seen if statement.startswith("INSERT")]) == 1
-    assert await database.read(rows) == [(f"k{number:02}", "a") for number in range(20)]
+    assert await database.read(rows) == [(f"k{number:02}", "a") for number in range(16)]
 
 
 async def test_more_rows_than_a_statement_takes_are_all_written(database: SqliteDatabase) -> None:

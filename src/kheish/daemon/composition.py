@@ -254,7 +254,7 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
         clock=parts.clock,
         ids=parts.ids,
     )
-    board = _board(parts, control_plane, journal, engine, ledger, sessions, runtime)
+    board = _board(parts, control_plane, engine, ledger, sessions, runtime)
     streams = Streams()
     checks = PermissionChecks(permissions=permissions, sessions=sessions, tool_names=tools.names)
     work = _work(parts, engine, sessions, ledger, runtime)
@@ -344,7 +344,6 @@ def _runtime(parts: _Parts, permissions: RulePermissions, tools: ToolRuntime) ->
 def _board(
     parts: _Parts,
     control_plane: ControlPlane,
-    journal: DatabaseJournal,
     engine: Engine,
     ledger: RunLedger,
     sessions: Sessions,
@@ -354,7 +353,6 @@ def _board(
         settings=parts.settings,
         control_plane=control_plane,
         database=parts.database,
-        journal=journal,
         trail=parts.trail,
         secrets=parts.secret_store,
         routes=parts.source,

@@ -21,7 +21,6 @@ from kheish.daemon.storage_status import closed_sessions, store_health, store_pr
 from kheish.daemon.storage_status import warnings as storage_warnings
 from kheish.daemon.supervisor import Supervisor
 from kheish.engine.engine import Engine
-from kheish.engine.journal import DatabaseJournal
 from kheish.external_actions.trail import Trail
 from kheish.providers.capabilities import MATRIX_VERSION
 from kheish.providers.routes import Readiness, ReadinessState, Route
@@ -80,7 +79,6 @@ class StatusBoard:
         settings: Settings,
         control_plane: ControlPlane,
         database: Database,
-        journal: DatabaseJournal,
         trail: Trail,
         secrets: SecretStore,
         routes: RouteSource,
@@ -96,7 +94,6 @@ class StatusBoard:
         self._settings = settings
         self._control_plane = control_plane
         self._database = database
-        self._journal = journal
         self._trail = trail
         self._secrets = secrets
         self._routes = routes
@@ -203,7 +200,7 @@ class StatusBoard:
         }
 
     async def _session_storage(self) -> JsonObject:
-        sizes = await self._journal.sizes(threshold=OVERSIZED_BYTES, limit=_NAMED_SESSIONS)
+        sizes = await self._sessions.sizes(threshold=OVERSIZED_BYTES, limit=_NAMED_SESSIONS)
         named: list[JsonValue] = [session_id for session_id, size in sizes.largest if size > OVERSIZED_BYTES]
         block: JsonObject = {
             "session_count": await self._sessions.count(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from kheish.core.problems import Problem
 from kheish.engine.codec import VERSION, decode_entry, type_name
@@ -14,17 +13,6 @@ from kheish.store.database import Database, Transaction
 from kheish.store.rows import insertion
 
 _INSERT = insertion("journal (session_id, position, run_id, at_ms, type, version, body)")
-_GROW = insertion(
-    "journal_sizes (session_id, bytes)", "ON CONFLICT (session_id) DO UPDATE SET bytes = bytes + excluded.bytes"
-)
-_SIZES = """
-SELECT COALESCE(SUM(bytes), 0) AS total, SUM(bytes > :threshold) AS oversized
-  FROM journal_sizes WHERE typeof(bytes) = 'integer'
-"""
-_LARGEST = """
-SELECT session_id, bytes FROM journal_sizes WHERE typeof(bytes) = 'integer' AND typeof(session_id) = 'text'
- ORDER BY bytes DESC, session_id LIMIT :limit
-"""
 _LOAD = """
 SELECT position, run_id, at_ms, CAST(type AS BLOB) AS type, version, CAST(body AS BLOB) AS body FROM journal
  WHERE session_id = :session_id ORDER BY position
@@ -34,17 +22,6 @@ _LOAD_RUN = """
 SELECT position, run_id, at_ms, CAST(type AS BLOB) AS type, version, CAST(body AS BLOB) AS body FROM journal
  WHERE session_id = :session_id AND position BETWEEN :first AND :last AND run_id = :run_id ORDER BY position
 """
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JournalSizes:
-    """What the entries of all sessions take, in bytes of their bodies."""
-
-    total_bytes: int
-    largest: tuple[tuple[str, int], ...]
-    """The largest sessions and their bytes, largest first."""
-    oversized: int
-    """Sessions above the threshold that was asked for."""
 
 
 class JournalDamaged(Problem):
@@ -97,7 +74,6 @@ class DatabaseJournal:
             )
             for recorded, body in zip(transition.entries, transition.bodies, strict=True)
         ]
-        grown = (transition.session_id, sum(map(len, transition.bodies)))
 
         def unit(transaction: Transaction) -> None:
             transaction.begin(transition.session_id)
@@ -105,7 +81,6 @@ class DatabaseJournal:
             if also is not None:
                 also(transaction)
             transaction.add(_INSERT, rows)
-            transaction.add(_GROW, (grown,))
             for projection in self._projections:
                 projection.apply(transaction, transition)
 
@@ -119,20 +94,6 @@ class DatabaseJournal:
                 if recorded.offset != expected:
                     raise JournalDamaged(session_id, expected)
             return found
-
-        return await self._database.read(query)
-
-    async def sizes(self, *, threshold: int, limit: int) -> JournalSizes:
-        """The sizes of all sessions, with the ``limit`` largest by name; ``threshold`` in bytes."""
-
-        def query(connection: sqlite3.Connection) -> JournalSizes:
-            summed = connection.execute(_SIZES, {"threshold": threshold}).fetchone()
-            rows = connection.execute(_LARGEST, {"limit": limit})
-            return JournalSizes(
-                total_bytes=summed["total"],
-                largest=tuple((row["session_id"], row["bytes"]) for row in rows),
-                oversized=summed["oversized"] or 0,
-            )
 
         return await self._database.read(query)
 

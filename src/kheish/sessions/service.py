@@ -7,6 +7,7 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import orjson
@@ -220,6 +221,10 @@ class Sessions:
     async def count(self) -> int:
         """How many sessions there are."""
         return await self._database.read(store.count)
+
+    async def sizes(self, *, threshold: int, limit: int) -> store.JournalSizes:
+        """The sizes of all journals, with the ``limit`` largest by name; ``threshold`` in bytes."""
+        return await self._database.read(partial(store.sizes, threshold=threshold, limit=limit))
 
     async def events(self, session_id: str) -> dict[str, object]:
         """The materialised session, its outputs and its run events.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 from typing import cast
 
 from kheish.core.jsonvalue import JsonObject, encode
@@ -63,14 +65,40 @@ _PROJECT = change(
         "error_known",
         "error",
         "todos",
+        "bytes",
+        "input_tokens",
+        "output_tokens",
+        "cost_usd",
     ),
     "status = new.status, pending_approvals = new.pending_approvals, pending_questions = new.pending_questions,"
     " journal_len = new.journal_len, checkpoint_len = COALESCE(new.checkpoint_len, sessions.checkpoint_len),"
     " updated_at_ms = new.at_ms, last_assistant_message = COALESCE(new.message, sessions.last_assistant_message),"
     " last_error = CASE WHEN new.error_known THEN new.error ELSE sessions.last_error END,"
-    " todos = COALESCE(new.todos, sessions.todos)",
+    " todos = COALESCE(new.todos, sessions.todos), journal_bytes = sessions.journal_bytes + new.bytes,"
+    " input_tokens = sessions.input_tokens + new.input_tokens,"
+    " output_tokens = sessions.output_tokens + new.output_tokens, cost_usd = sessions.cost_usd + new.cost_usd",
 )
+_SIZES = """
+SELECT COALESCE(SUM(journal_bytes), 0) AS total, SUM(journal_bytes > :threshold) AS oversized
+  FROM sessions WHERE typeof(journal_bytes) = 'integer'
+"""
+_LARGEST = """
+SELECT session_id, journal_bytes AS bytes FROM sessions
+ WHERE typeof(journal_bytes) = 'integer' AND typeof(session_id) = 'text' AND journal_bytes > 0
+ ORDER BY journal_bytes DESC, session_id LIMIT :limit
+"""
 _TODOS = "SELECT todos FROM sessions WHERE session_id = :session_id AND json_valid(todos)"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JournalSizes:
+    """What the entries of all sessions take, in bytes of their bodies."""
+
+    total_bytes: int
+    largest: tuple[tuple[str, int], ...]
+    """The largest sessions and their bytes, largest first."""
+    oversized: int
+    """Sessions above the threshold that was asked for."""
 
 
 class SessionDamaged(Problem):
@@ -138,6 +166,17 @@ def count(connection: sqlite3.Connection, persona_id: str | None = None) -> int:
     return total
 
 
+def sizes(connection: sqlite3.Connection, *, threshold: int, limit: int) -> JournalSizes:
+    """The sizes of all journals, with the ``limit`` largest by name; ``threshold`` in bytes."""
+    summed = connection.execute(_SIZES, {"threshold": threshold}).fetchone()
+    rows = connection.execute(_LARGEST, {"limit": limit})
+    return JournalSizes(
+        total_bytes=summed["total"],
+        largest=tuple((row["session_id"], row["bytes"]) for row in rows),
+        oversized=summed["oversized"] or 0,
+    )
+
+
 def set_route_policy(connection: sqlite3.Connection, session_id: str, policy: JsonObject | None, at_ms: int) -> None:
     fields = {"session_id": session_id, "value": _json(policy), "at_ms": at_ms}
     connection.execute(_SET_ROUTE_POLICY, fields)
@@ -167,7 +206,7 @@ def _json(value: JsonObject | None) -> str | None:
 
 
 _REMEMBERED_SESSIONS = 256
-_SHOWN_STATE = ("status", "pending_approvals", "pending_questions")
+_shown_state = itemgetter("status", "pending_approvals", "pending_questions")
 
 
 class SessionsProjection:
@@ -181,14 +220,14 @@ class SessionsProjection:
         session_id = transition.session_id
         before = self._rows.find(transaction, session_id) or _state(transaction.connection, session_id)
         fields = _fields(transition, cast("str", before["status"]))
-        transaction.add(_PROJECT, (tuple(fields.values()),))
+        transaction.add(_PROJECT, ((*fields.values(), *_counts(transition)),))
         row = _after(before, fields)
         self._rows.keep(transaction, session_id, row)
         for run in transition.runs:
             if run.status is RunStatus.INTERRUPTED:
                 data: JsonObject = {"type": "interrupted", "session_id": session_id, "agent_id": run.agent_id}
                 self._feed.append(transaction, type="interrupted", session_id=session_id, run_id=None, data=data)
-        if any(before[name] != row[name] for name in _SHOWN_STATE):
+        if _shown_state(before) != _shown_state(row):
             tell_state(self._feed, transaction, row, transition.session.active)
 
 
@@ -219,7 +258,8 @@ def after(before: Mapping[str, object], transition: Transition) -> dict[str, obj
 
 def _after(before: Mapping[str, object], fields: Mapping[str, object]) -> dict[str, object]:
     row = dict(before)
-    row |= {name: fields[name] for name in ("status", "pending_approvals", "pending_questions", "journal_len")}
+    for name in ("status", "pending_approvals", "pending_questions", "journal_len"):
+        row[name] = fields[name]
     if fields["checkpoint_len"] is not None:
         row["checkpoint_len"] = fields["checkpoint_len"]
     if fields["message"] is not None:
@@ -229,8 +269,24 @@ def _after(before: Mapping[str, object], fields: Mapping[str, object]) -> dict[s
     return row
 
 
+_MODEL_CALLS = (e.ModelReplied, e.ModelFailed, e.Compacted)
+
+
+def _counts(transition: Transition) -> tuple[int, int, int, float]:
+    """What the entries of a commit take in bytes, and the tokens and dollars of their model calls."""
+    read = written = 0
+    cost = 0.0
+    for recorded in transition.entries:
+        entry = recorded.entry
+        if recorded.run_id is not None and isinstance(entry, _MODEL_CALLS):
+            read += entry.usage.input_tokens
+            written += entry.usage.output_tokens
+            cost += entry.usage.cost_usd
+    return sum(map(len, transition.bodies)), read, written, cost
+
+
 def _fields(transition: Transition, status: str) -> dict[str, object]:
-    """The values of `_PROJECT`, in its order; ``status`` is the one before."""
+    """The values of `_PROJECT`, in its order and without its counts; ``status`` is the one before."""
     active = transition.session.active
     message = checkpoints = todos = None
     error_known, ended = False, None

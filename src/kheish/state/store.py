@@ -42,11 +42,6 @@ SELECT run_id, call_id, position, json_valid(body) AS sound FROM outputs WHERE s
 _LOST_OUTPUTS = "SELECT run_id, call_id FROM outputs WHERE run_id NOT IN (SELECT run_id FROM runs)"
 _LOST_KEYS = "SELECT scope, run_id FROM idempotency WHERE run_id NOT IN (SELECT run_id FROM runs)"
 _LOST_BINDINGS = "SELECT session_id FROM binding_keys WHERE session_id NOT IN (SELECT session_id FROM sessions)"
-_HAS_SIZES = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'journal_sizes'"
-_JOURNAL_SIZE = "SELECT bytes FROM journal_sizes WHERE session_id = :session_id"
-_SIZES_WITHOUT_SESSION = """
-SELECT session_id FROM journal_sizes WHERE session_id NOT IN (SELECT session_id FROM sessions)
-"""
 _FEED = """
 SELECT id, CASE WHEN json_valid(data) THEN json_extract(data, '$.type') IS type ELSE 0 END AS sound
   FROM feed ORDER BY id
@@ -121,25 +116,6 @@ def lost_keys(connection: sqlite3.Connection) -> list[sqlite3.Row]:
 
 def lost_bindings(connection: sqlite3.Connection) -> list[str]:
     return [row["session_id"] for row in connection.execute(_LOST_BINDINGS)]
-
-
-def journal_size(connection: sqlite3.Connection, session_id: str) -> int | None:
-    """Bytes of a session's entries as they were counted when they were written; None before there was such a count."""
-    if not _has_sizes(connection):
-        return None
-    row = connection.execute(_JOURNAL_SIZE, {"session_id": session_id}).fetchone()
-    return 0 if row is None else row["bytes"]
-
-
-def sizes_without_session(connection: sqlite3.Connection) -> list[str]:
-    """Sessions that do not exist and whose bytes are counted."""
-    if not _has_sizes(connection):
-        return []
-    return [row["session_id"] for row in connection.execute(_SIZES_WITHOUT_SESSION)]
-
-
-def _has_sizes(connection: sqlite3.Connection) -> bool:
-    return connection.execute(_HAS_SIZES).fetchone() is not None
 
 
 def feed(connection: sqlite3.Connection) -> Iterator[sqlite3.Row]:

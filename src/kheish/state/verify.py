@@ -127,10 +127,6 @@ def _check_rows(connection: sqlite3.Connection, findings: Findings, step: Step) 
         findings.error("key_run_missing", key["run_id"], f"an idempotency key of {key['scope']} names it", _REPORT)
     for session_id in store.lost_bindings(connection):
         findings.error("binding_session_missing", f"session {session_id}", "a binding key names it", _REPORT)
-    for session_id in store.sizes_without_session(connection):
-        findings.warning(
-            "session_size_differs", f"session {session_id}", "bytes are counted, it does not exist", _REPORT
-        )
     _check_feed(connection, findings)
 
 

@@ -33,8 +33,6 @@ _READERS = 2
 """More readers only contend for the interpreter."""
 _CHECKPOINT_PAGES = 4096
 """Of the log before they move to the database: a page that many commits change is moved once. 16 MiB."""
-_STATEMENTS = 256
-"""Kept ready by a connection."""
 _COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _COMMIT_UNITS = (1, 2, 4, 8, 16, 32, 64, 128, _MAX_GROUP)
 _NO_TEXT = "Could not decode to UTF-8"
@@ -224,21 +222,13 @@ class SqliteDatabase:
 
     def _connect(self, *, read_only: bool = False) -> sqlite3.Connection:
         if self._path is None:
-            connection = sqlite3.connect(
-                self._memory_name,
-                uri=True,
-                check_same_thread=False,
-                isolation_level=None,
-                cached_statements=_STATEMENTS,
-            )
+            connection = sqlite3.connect(self._memory_name, uri=True, check_same_thread=False, isolation_level=None)
         else:
             if not read_only:
                 # Made before SQLite does it, and for its owner only; the log beside it takes the same mode. And one
                 # that may not be written is found here: SQLite would open it for reading, and refuse each write later.
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            connection = sqlite3.connect(
-                self._path, check_same_thread=False, isolation_level=None, cached_statements=_STATEMENTS
-            )
+            connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
             if not read_only:
                 connection.execute("PRAGMA journal_mode = WAL")
         if not read_only:

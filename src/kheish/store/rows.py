@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-_AT_ONCE = 32
-"""Rows of one statement; each count is a statement of its own, and a connection keeps only so many of them ready."""
+_MANY = (32, 16, 8)
+"""Rows of one statement, or fewer than the least: a connection keeps a statement ready for each count, in memory."""
 
 
 class Statement:
@@ -25,11 +25,12 @@ class Statement:
         Raises:
             sqlite3.IntegrityError: a row contradicts what is there; others may have been written.
         """
-        last = 0
-        for start in range(0, len(rows), _AT_ONCE):
-            chunk = rows[start : start + _AT_ONCE]
-            values = [value for row in chunk for value in row]
-            last = connection.execute(self._text(len(chunk)), values).lastrowid or 0
+        last = start = 0
+        while (left := len(rows) - start) > 0:
+            count = left if left < _MANY[-1] else next(many for many in _MANY if many <= left)
+            values = [value for row in rows[start : start + count] for value in row]
+            last = connection.execute(self._text(count), values).lastrowid or 0
+            start += count
         return last
 
     def _text(self, rows: int) -> str:

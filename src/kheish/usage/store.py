@@ -22,11 +22,6 @@ from kheish.store.rows import insertion
 log = structlog.get_logger(__name__)
 
 _HOUR_MS = 3_600_000
-_ADD_TO_SESSION = insertion(
-    "usage_by_session AS total (session_id, input_tokens, output_tokens, cost_usd)",
-    "ON CONFLICT (session_id) DO UPDATE SET input_tokens = total.input_tokens + excluded.input_tokens,"
-    " output_tokens = total.output_tokens + excluded.output_tokens, cost_usd = total.cost_usd + excluded.cost_usd",
-)
 _ADD_TO_HOUR = insertion(
     "usage_by_hour AS total (route_id, model, hour, input_tokens, output_tokens, cost_usd)",
     "ON CONFLICT (route_id, model, hour) DO UPDATE SET input_tokens = total.input_tokens + excluded.input_tokens,"
@@ -35,7 +30,7 @@ _ADD_TO_HOUR = insertion(
 _OF_SESSION = """
 SELECT CAST(input_tokens AS INTEGER) AS input_tokens, CAST(output_tokens AS INTEGER) AS output_tokens,
        CAST(cost_usd AS REAL) AS cost_usd
-  FROM usage_by_session WHERE session_id = :session_id
+  FROM sessions WHERE session_id = :session_id
 """
 _OF_ROUTES = """
 SELECT CAST(route_id AS TEXT) AS route_id, CAST(model AS TEXT) AS model,
@@ -52,13 +47,15 @@ _NOTHING = Usage()
 
 
 class UsageProjection:
-    """Adds what each model call used in the commit that records it."""
+    """Adds what each model call used to the hour of its route, in the commit that records it.
+
+    What a session used is in its row, which others keep.
+    """
 
     def apply(self, transaction: Transaction, transition: Transition) -> None:
         for used in _uses(transition):
-            amounts = (used.amount.input_tokens, used.amount.output_tokens, used.amount.cost_usd)
-            transaction.add(_ADD_TO_SESSION, ((transition.session_id, *amounts),))
             if used.route is not None:
+                amounts = (used.amount.input_tokens, used.amount.output_tokens, used.amount.cost_usd)
                 transaction.add(_ADD_TO_HOUR, ((used.route.route_id, used.route.model, used.hour, *amounts),))
 
 
