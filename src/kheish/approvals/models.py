@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, JsonValue
+from pydantic import JsonValue
 
+from kheish.http.requests import Asked
 from kheish.sessions.models import ApprovalRequest, Pagination, View
 
 
-class ApprovalResolution(BaseModel):
+class ApprovalResolution(Asked):
     """What a human decided about one request."""
 
     request_id: str
@@ -21,7 +22,7 @@ class ApprovalResolution(BaseModel):
     """What the model reads when the call is denied."""
 
 
-class ResolveApprovals(BaseModel):
+class ResolveApprovals(Asked):
     """One batch: all of it is accepted, or nothing."""
 
     idempotency_key: str | None = None

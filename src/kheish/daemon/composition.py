@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -67,14 +68,17 @@ from kheish.store.lock import StateLock
 from kheish.telemetry.metrics import Metrics
 from kheish.telemetry.readings import Readings
 from kheish.telemetry.recorder import Recorder
-from kheish.telemetry.span_queue import SpanQueue
-from kheish.telemetry.tracing import Tracer, open_spans
+from kheish.telemetry.tracing import open_spans
 from kheish.tools.builtin import builtin_tools
 from kheish.tools.protocol import ToolContext
 from kheish.tools.registry import ToolRegistry
 from kheish.tools.runtime import ToolRuntime
 from kheish.tools.shell import ShellEnvironment
 from kheish.usage.store import UsageLedger, UsageProjection
+
+if TYPE_CHECKING:
+    from kheish.telemetry.span_queue import SpanQueue
+    from kheish.telemetry.tracer import Tracer
 
 log = structlog.get_logger(__name__)
 
@@ -237,7 +241,7 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     credentials = _credentials(parts, runtime, broker, lambda session_id: sessions.credential_scope(session_id))
     journal = DatabaseJournal(database, projections(feed, parts.trail, tools.acts_outside))
     registry = CollectorRegistry()
-    tracer = None if parts.spans is None else Tracer(parts.spans, clock=parts.clock, tool_names=tools.names)
+    tracer = None if parts.spans is None else _tracer(parts.spans, parts.clock, tools)
     recorder = Recorder(registry, tool_names=tools.names)
     spending = _spending(parts)
     shown = RecentSessions(runs_store.outputs_in)
@@ -459,6 +463,12 @@ def _engine(
         last_run_number=parts.database.run_offline(runs_store.last_number),
         restart_policy=settings.restart_policy,
     )
+
+
+def _tracer(spans: SpanQueue, clock: Clock, tools: ToolRuntime) -> Tracer:
+    from kheish.telemetry.tracer import Tracer  # late: most daemons trace nothing
+
+    return Tracer(spans, clock=clock, tool_names=tools.names)
 
 
 def _trail(settings: Settings, database: SqliteDatabase, clock: Clock | None) -> Trail:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from kheish.http.requests import Asked
 from kheish.sessions.models import Pagination, UserQuestionRequest, View
 
 
-class Answer(BaseModel):
+class Answer(Asked):
     """One question's answer: chosen options, a text, or both."""
 
     question_id: str
@@ -15,7 +16,7 @@ class Answer(BaseModel):
     freeform_answer: str | None = None
 
 
-class UserQuestionResolution(BaseModel):
+class UserQuestionResolution(Asked):
     """All answers to one request, or a decline."""
 
     request_id: str
@@ -24,12 +25,12 @@ class UserQuestionResolution(BaseModel):
     justification: str | None = None
 
 
-class ResolveUserQuestion(BaseModel):
+class ResolveUserQuestion(Asked):
     idempotency_key: str | None = None
     resolution: UserQuestionResolution
 
 
-class CancelUserQuestion(BaseModel):
+class CancelUserQuestion(Asked):
     idempotency_key: str | None = None
     justification: str | None = None
 

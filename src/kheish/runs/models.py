@@ -4,33 +4,34 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BaseModel, Field, JsonValue
+from pydantic import AliasChoices, Field, JsonValue
 
 from kheish.engine.entries import OnInDoubt, OnRestart, RunStatus
+from kheish.http.requests import Asked
 from kheish.sessions.generation import GenerationConfig
 from kheish.sessions.models import ApprovalRequest, OutputRecord, Pagination, ReplyTarget, UserQuestionRequest, View
 
 # Requests
 
 
-class TextItem(BaseModel):
+class TextItem(Asked):
     type: Literal["text"]
     text: str
 
 
-class AssetReference(BaseModel):
+class AssetReference(Asked):
     type: Literal["asset_reference"]
     asset_id: str
 
 
-class InlineAsset(BaseModel):
+class InlineAsset(Asked):
     type: Literal["inline_asset"]
     file_name: str
     media_type: str | None = None
     content_base64: str
 
 
-class BoardReference(BaseModel):
+class BoardReference(Asked):
     type: Literal["board_reference"]
     board_id: str
     revision_id: str | None = None
@@ -40,14 +41,14 @@ Attachment = Annotated[AssetReference | InlineAsset, Field(discriminator="type")
 InputItem = Annotated[TextItem | AssetReference | InlineAsset | BoardReference, Field(discriminator="type")]
 
 
-class CompletionRequirement(BaseModel):
+class CompletionRequirement(Asked):
     """The run completes only after it created or modified a workspace file: this one, or any without a path."""
 
     type: Literal["workspace_file"]
     path: str | None = None
 
 
-class SubmitInput(BaseModel):
+class SubmitInput(Asked):
     """What a session shall work on. `input_items` excludes `content` and `attachments`."""
 
     content: str = ""
@@ -126,7 +127,7 @@ class RunEventEntry(View):
     event: dict[str, JsonValue]
 
 
-class PruneRuns(BaseModel):
+class PruneRuns(Asked):
     """Which debug evidence may go."""
 
     older_than_ms: int

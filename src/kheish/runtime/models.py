@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import Field, JsonValue
 
+from kheish.http.requests import Asked
 from kheish.sessions.models import View
 
 _MAX_REVISION = 2**53
 
 
-class Change(BaseModel):
+class Change(Asked):
     """A change of a daemon-wide setting."""
 
     expected_revision: int | None = Field(default=None, ge=0, le=_MAX_REVISION)
@@ -38,7 +39,7 @@ class SetToolLimits(Change):
     """The full limits object."""
 
 
-class CheckPermission(BaseModel):
+class CheckPermission(Asked):
     """What would happen to this call?"""
 
     tool_name: str
@@ -48,7 +49,7 @@ class CheckPermission(BaseModel):
     mode_override: str | None = None
 
 
-class PermissionMatrix(BaseModel):
+class PermissionMatrix(Asked):
     session_id: str | None = None
 
 

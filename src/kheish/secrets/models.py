@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
 from kheish.auth.slots import SlotMode, SlotProvider
+from kheish.http.requests import Asked
 from kheish.http.responses import Described
 
 
-class SetSecret(BaseModel):
+class SetSecret(Asked):
     """A whole record; an existing slot is rotated."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from kheish.core.jsonvalue import JsonObject, without_empty
 from kheish.core.messages import Generation, Reasoning, ReasoningEffort, ResponseFormat, ToolChoice
+from kheish.http.requests import Asked
 
 _MAX_TOKENS = 2**31 - 1
 
 
-class ToolChoiceConfig(BaseModel):
+class ToolChoiceConfig(Asked):
     """Whether the model may, must or must not call tools."""
 
     type: Literal["auto", "none", "required", "specific"] = "auto"
@@ -31,7 +32,7 @@ def _from_word(value: object) -> object:
     return {"type": value} if isinstance(value, str) else value
 
 
-class ReasoningConfig(BaseModel):
+class ReasoningConfig(Asked):
     """How much the model may think."""
 
     effort: ReasoningEffort | None = None
@@ -40,7 +41,7 @@ class ReasoningConfig(BaseModel):
     interleaved: bool = False
 
 
-class SchemaNode(BaseModel):
+class SchemaNode(Asked):
     """One node of a structured answer's schema."""
 
     kind: Literal["any", "string", "number", "boolean", "object", "array"]
@@ -49,7 +50,7 @@ class SchemaNode(BaseModel):
     items: SchemaNode | None = None
 
 
-class ResponseFormatConfig(BaseModel):
+class ResponseFormatConfig(Asked):
     """Plain text, or JSON of a given shape."""
 
     model_config = ConfigDict(populate_by_name=True)
@@ -64,7 +65,7 @@ class ResponseFormatConfig(BaseModel):
         return self
 
 
-class GenerationConfig(BaseModel):
+class GenerationConfig(Asked):
     """How to sample; a field at its default counts as not given."""
 
     model: str | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
+from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag
 
+from kheish.http.requests import Asked
 from kheish.http.responses import Described
 from kheish.sessions.generation import GenerationConfig
 
@@ -23,7 +24,7 @@ class AgentStatus(StrEnum):
 # Requests
 
 
-class CreateSession(BaseModel):
+class CreateSession(Asked):
     """Open a session; an id that exists returns that session."""
 
     session_id: str | None = None
@@ -33,11 +34,11 @@ class CreateSession(BaseModel):
     credential_scope: dict[str, list[str]] | None = None
 
 
-class EndSession(BaseModel):
+class EndSession(Asked):
     reason: str | None = None
 
 
-class RoutePolicy(BaseModel):
+class RoutePolicy(Asked):
     """What this session's runs use unless a run says otherwise."""
 
     provider: str | None = None
@@ -45,29 +46,29 @@ class RoutePolicy(BaseModel):
     generation: GenerationConfig | None = None
 
 
-class SetRoutePolicy(BaseModel):
+class SetRoutePolicy(Asked):
     route_policy: RoutePolicy | None
     """null clears it."""
 
 
-class SetCredentialScope(BaseModel):
+class SetCredentialScope(Asked):
     credential_scope: dict[str, list[str]] | None
     """null lifts it."""
 
 
-class RawTarget(BaseModel):
+class RawTarget(Asked):
     type: Literal["raw"] = "raw"
     plugin: str = Field(min_length=1)
     address: str
 
 
-class ExternalTarget(BaseModel):
+class ExternalTarget(Asked):
     type: Literal["external"]
     connector: str = Field(min_length=1)
     route: JsonValue
 
 
-class TelegramTarget(BaseModel):
+class TelegramTarget(Asked):
     type: Literal["telegram"]
     connector: str = Field(min_length=1)
     chat_id: int = Field(ge=-(2**63), lt=2**63)
@@ -75,7 +76,7 @@ class TelegramTarget(BaseModel):
     reply_to_message_id: int | None = Field(default=None, ge=0, lt=2**63)
 
 
-class SlackTarget(BaseModel):
+class SlackTarget(Asked):
     type: Literal["slack"]
     connector: str = Field(min_length=1)
     enterprise_id: str | None = None
@@ -84,7 +85,7 @@ class SlackTarget(BaseModel):
     thread_ts: str | None = None
 
 
-class HttpTarget(BaseModel):
+class HttpTarget(Asked):
     type: Literal["http"]
     url: str = Field(min_length=1)
     headers: dict[str, str] | None = None
@@ -105,7 +106,7 @@ ReplyTarget = Annotated[
 ]
 
 
-class SetReplyTargets(BaseModel):
+class SetReplyTargets(Asked):
     reply_targets: list[ReplyTarget]
 
 

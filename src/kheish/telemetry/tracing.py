@@ -1,20 +1,19 @@
-"""Tracing of one daemon: whether it is on, and the observer that makes spans of what was committed."""
+"""Whether a daemon traces, and its way to the collector. What makes and sends spans is imported only if it does."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import structlog
 
-from kheish.core.clock import Clock
 from kheish.core.problems import Problem
-from kheish.engine.ports import Transition
-from kheish.telemetry.activity import Activity
 from kheish.telemetry.release import release
-from kheish.telemetry.span_queue import SpanQueue, SpanSink
-from kheish.telemetry.spans import SpanBuilder
+
+if TYPE_CHECKING:
+    from kheish.telemetry.span_queue import SpanQueue, SpanSink
 
 log = structlog.get_logger(__name__)
 
@@ -69,26 +68,6 @@ def tracing_settings(environ: Mapping[str, str]) -> TracingSettings | None:
     )
 
 
-class Tracer:
-    """An observer of the engine that sends spans."""
-
-    def __init__(self, queue: SpanQueue, *, clock: Clock, tool_names: Collection[str]) -> None:
-        self._queue = queue
-        self._clock = clock
-        self._activity = Activity()
-        self._builder = SpanBuilder(tool_names=tool_names)
-
-    def committed(self, transition: Transition) -> None:
-        """Take one durable transition."""
-        for fact in self._activity.read(transition):
-            self._queue.offer(self._builder.take(fact))
-
-    async def close(self, timeout_s: float) -> None:
-        """Send what is there, open spans included, for at most ``timeout_s`` seconds."""
-        self._queue.offer(self._builder.give_up(self._clock.now_ms()))
-        await self._queue.close(timeout_s)
-
-
 def open_spans(settings: TracingSettings | None) -> SpanQueue | None:
     """The way to the collector; close it. None when tracing is off, or was not asked for by name and is not possible.
 
@@ -97,6 +76,8 @@ def open_spans(settings: TracingSettings | None) -> SpanQueue | None:
     """
     if settings is None:
         return None
+    from kheish.telemetry.span_queue import SpanQueue
+
     try:
         return SpanQueue(_sink(settings))
     except TracingRefused as problem:
