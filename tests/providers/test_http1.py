@@ -8,7 +8,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from kheish.providers import dialling, http1
 from kheish.providers.http1 import Answer
-from kheish.providers.http_library import Http1Transport
-from kheish.providers.transport import new_client
+from kheish.providers.transport import new_model_client
+from tests.providers.over_the_engine import Http1Transport
 
 pytestmark = pytest.mark.anyio
 
@@ -434,10 +434,12 @@ async def test_a_server_nobody_vouches_for_is_not_spoken_to(tmp_path: Path) -> N
 async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(always) as server:
         monkeypatch.setenv("http_proxy", server.url)
-        async with new_client() as http:
-            response = await http.post("http://a-model.invalid/v1", content=b"x")
+        async with aclosing(new_model_client()) as models:
+            exchange = await models.target("http://a-model.invalid/v1", {}).send(b"x")
+            answered = await exchange.read()
+            await exchange.aclose()
 
-    assert response.content == b"hello"
+    assert answered == b"hello"
     assert server.requests[0].startswith(b"POST http://a-model.invalid/v1 ")
 
 

@@ -1,4 +1,4 @@
-"""The HTTP library: for calls behind a proxy, for answers in an encoding nobody asked for, and over our own engine."""
+"""The HTTP library: for calls behind a proxy, and for answers in an encoding nobody asked for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 import httpx2
 
 from kheish.providers.exchanges import Exchange, ExchangeFailed, Target
-from kheish.providers.http1 import Connection, Origin
-from kheish.providers.http1_pool import MAX_IDLE, Http1Client, written
+from kheish.providers.http1 import Connection
+from kheish.providers.http1_pool import MAX_IDLE
 
 
 def proxied_client() -> httpx2.AsyncClient:
@@ -80,75 +80,19 @@ class _LibraryExchange:
 
 def unpacked(connection: Connection) -> Exchange:
     """The exchange with the encoding of its content taken off."""
-    return _LibraryExchange(_response(connection))
-
-
-class Http1Transport(httpx2.AsyncBaseTransport):
-    """Our engine under a client of the library."""
-
-    def __init__(self) -> None:
-        self.engine = Http1Client()
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Return the response as soon as its head is here.
-
-        Raises:
-            TransportError: cannot connect, cannot be sent, lost, or not HTTP.
-        """
-        origin, message = _origin(request.url), _head(request) + await request.aread()
-        try:
-            return _response(await self.engine.send(origin, message))
-        except ExchangeFailed as failure:
-            raise _error(failure) from failure
-
-    async def aclose(self) -> None:
-        await self.engine.aclose()
-
-
-def _error(failure: ExchangeFailed) -> httpx2.TransportError:
-    kinds = (httpx2.ConnectError, httpx2.ReadError, httpx2.RemoteProtocolError)
-    return next(kind for kind in kinds if kind.__name__ == failure.kind)(str(failure))
-
-
-def _origin(url: httpx2.URL) -> Origin:
-    if url.scheme not in ("http", "https"):
-        raise httpx2.UnsupportedProtocol(f"{url.scheme}:// is not spoken here")
-    return url.scheme, url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80)
-
-
-def _head(request: httpx2.Request) -> bytes:
-    if "transfer-encoding" in request.headers:
-        raise httpx2.LocalProtocolError("the length of the body is not known")
-    fields = [b"%b: %b" % field for field in request.headers.raw]
-    try:
-        return written([b"%b %b HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path), *fields]) + b"\r\n"
-    except ValueError as error:
-        raise httpx2.LocalProtocolError(str(error)) from None
-
-
-def _response(connection: Connection) -> httpx2.Response:
-    return httpx2.Response(connection.status, headers=connection.answer.headers, stream=_Body(connection))
+    headers = connection.answer.headers
+    return _LibraryExchange(httpx2.Response(connection.status, headers=headers, stream=_Body(connection)))
 
 
 class _Body(httpx2.AsyncByteStream):
-    """The body of one response: each piece is all that had arrived."""
+    """What has arrived of an answer of our own engine."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection: Connection | None = connection
+        self._connection = connection
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            data = b"" if self._connection is None else await self._connection.read()
-        except ExchangeFailed as failure:
-            raise _error(failure) from failure
-        if not data:
-            raise StopAsyncIteration
-        return data
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while data := await self._connection.read():
+            yield data
 
     async def aclose(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.let_go()
+        await self._connection.aclose()

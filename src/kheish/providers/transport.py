@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 from urllib.request import getproxies
 
 from kheish.core.jsonvalue import JsonValue
@@ -19,35 +18,17 @@ from kheish.providers.reply_reader import ReplyReader, WireDecoder
 from kheish.providers.upstream_errors import retry_after_ms, transport_error, unsendable, upstream_error
 from kheish.providers.wire import load
 
-if TYPE_CHECKING:
-    import httpx2
-
 _MAX_ERROR_BYTES = 64 * 1024
 _DRAIN_SECONDS = 0.05  # enough for the end of a chunked body that is already here; keeps the connection usable
 
 
 def new_model_client() -> ModelClient:
     """Make what carries the daemon's model calls: many long streams, no ceiling, no redirects."""
-    if _proxied():  # proxies are the library's own engine's business
+    if getproxies().keys() & {"http", "https", "all"}:  # the library's own engine knows proxies
         from kheish.providers.http_library import LibraryClient, proxied_client
 
         return LibraryClient(proxied_client())
     return Http1Client()
-
-
-def new_client() -> httpx2.AsyncClient:
-    """Make a client of the HTTP library for the same streams, for what is no model call of the daemon."""
-    import httpx2
-
-    from kheish.providers.http_library import Http1Transport, proxied_client
-
-    if _proxied():
-        return proxied_client()
-    return httpx2.AsyncClient(transport=Http1Transport(), timeout=None, follow_redirects=False)
-
-
-def _proxied() -> bool:
-    return bool(getproxies().keys() & {"http", "https", "all"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
