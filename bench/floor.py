@@ -18,7 +18,6 @@ import sys
 from pathlib import Path
 from typing import cast
 
-import httpx2
 import orjson
 import uvicorn
 from starlette.applications import Starlette
@@ -30,8 +29,9 @@ from kheish.core.messages import Generation
 from kheish.engine.prompt import system_prompt
 from kheish.providers.chat_completions import build_body
 from kheish.providers.drivers import Driver
+from kheish.providers.exchanges import ModelClient, Target
 from kheish.providers.protocol import ModelRequest
-from kheish.providers.transport import new_client
+from kheish.providers.transport import new_model_client
 from kheish.store.database import SqliteDatabase, Transaction
 from kheish.tools.builtin import builtin_tools
 from kheish.tools.registry import ToolRegistry
@@ -47,11 +47,10 @@ _INSERT = "INSERT INTO rows (session_id, body) VALUES (?, ?)"
 class Floor:
     """One bare agent loop per request."""
 
-    def __init__(self, *, state: Path, model_url: str, workspace: Path, client: httpx2.AsyncClient) -> None:
+    def __init__(self, *, state: Path, model: Target, workspace: Path) -> None:
         self._database = SqliteDatabase(state)
         self._database.run_offline(lambda connection: connection.execute(_TABLE))
-        self._client = client
-        self._url = f"{model_url}/v1/chat/completions"
+        self._model = model
         self._request = standing_request(workspace)
         self._workspace = workspace
         self._conversations: dict[str, list[Message]] = {}
@@ -104,14 +103,40 @@ class Floor:
         text = ""
         calls: list[Message] = []
         body = orjson.dumps({**self._request, "messages": [*self._request["messages"], *messages]})
-        async with self._client.stream("POST", self._url, content=body) as response:
-            async for line in response.aiter_lines():
-                if not line.startswith("data: ") or line.endswith("[DONE]"):
-                    continue
-                delta = orjson.loads(line[6:])["choices"][0]["delta"]
-                text += delta.get("content") or ""
-                calls += delta.get("tool_calls") or []
+        for line in (await asked(self._model, body)).splitlines():
+            if not line.startswith(b"data: ") or line.endswith(b"[DONE]"):
+                continue
+            delta = orjson.loads(line[6:])["choices"][0]["delta"]
+            text += delta.get("content") or ""
+            calls += delta.get("tool_calls") or []
         return text, calls
+
+
+async def asked(model: Target, body: bytes) -> bytes:
+    """One bare model call: the whole answer."""
+    answer = b""
+    exchange = await model.send(body)
+    try:
+        while piece := await exchange.read():
+            answer += piece
+    finally:
+        await exchange.aclose()
+    return answer
+
+
+def model_client(engine: str) -> ModelClient:
+    """The daemon's, or for `library` the HTTP library as it comes."""
+    if engine == "library":
+        from kheish.providers.http_library import LibraryClient, proxied_client
+
+        return LibraryClient(proxied_client())
+    return new_model_client()
+
+
+def model_target(client: ModelClient, model_url: str) -> Target:
+    """Where a bare call goes, with the headers of the daemon's."""
+    headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
+    return client.target(f"{model_url}/v1/chat/completions", headers)
 
 
 def standing_request(workspace: Path) -> dict[str, list[Message]]:
@@ -123,9 +148,8 @@ def standing_request(workspace: Path) -> dict[str, list[Message]]:
 
 
 def main(state: str, workspace: str, model_url: str, engine: str = "ours") -> None:
-    library = httpx2.AsyncClient(timeout=None, limits=httpx2.Limits(max_connections=None))
-    client = library if engine == "library" else new_client()
-    floor = Floor(state=Path(state), model_url=model_url, workspace=Path(workspace), client=client)
+    model = model_target(model_client(engine), model_url)
+    floor = Floor(state=Path(state), model=model, workspace=Path(workspace))
     routes = [
         Route("/v1/sessions/{session_id}/input", floor.wait, methods=["POST"]),
         Route("/v1/sessions/{session_id}/runs", floor.submit, methods=["POST"]),

@@ -14,7 +14,7 @@ import orjson
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from kheish.providers.transport import new_client
+from kheish.providers.transport import new_model_client
 
 _HEAD = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
 
@@ -26,8 +26,7 @@ class Relay:
     """
 
     def __init__(self, model_url: str) -> None:
-        self._client = new_client()
-        self._url = f"{model_url}/v1/chat/completions"
+        self._model = new_model_client().target(f"{model_url}/v1/chat/completions", {})
         self._shared: asyncio.Task[None] | None = None
         self._queues: set[asyncio.Queue[bytes]] = set()
 
@@ -42,9 +41,12 @@ class Relay:
 
     async def _call(self, message: str) -> AsyncGenerator[bytes, None]:
         body = orjson.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": message}]})
-        async with self._client.stream("POST", self._url, content=body) as response:
-            async for chunk in response.aiter_bytes():
+        exchange = await self._model.send(body)
+        try:
+            while chunk := await exchange.read():
                 yield chunk
+        finally:
+            await exchange.aclose()
 
     async def _share(self, message: str) -> AsyncGenerator[bytes, None]:
         if self._shared is None or self._shared.done():

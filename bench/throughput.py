@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from statistics import median, quantiles
+from typing import Literal
 
 import orjson
 import uvloop
 
 from bench.figures import Figure, Scale, figure
-from bench.floor import standing_request
+from bench.floor import asked, model_client, model_target, standing_request
 from bench.limits import Answered, ask
 from bench.sides import NO_TOOL, ONE_TOOL, Driven, Kind, Sides, drive, sides
 from bench.submits import Submits, submit_figures, submits
-from kheish.providers.transport import new_client
 
 KINDS = (NO_TOOL, ONE_TOOL)
 RUNS_BY_SESSIONS = {1: (400, 60), 16: (60, 10), 64: (15, 3)}
@@ -23,6 +24,11 @@ RUNS_BY_SESSIONS = {1: (400, 60), 16: (60, 10), 64: (15, 3)}
 _MODEL_PATH = "/v1/chat/completions"
 _MODEL_BODY = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
 _LEAST_S = 1e-6
+_MOST_OVERHEAD = {50: 2.5, 95: 3.0}
+"""Times the floor's, by percentile."""
+LIBRARY = "floor on the library"
+Floor = Literal["floor", "library"]
+FLOORS: tuple[Floor, ...] = ("floor", "library")
 Load = tuple[str, int]
 """The kind of the runs and how many sessions make them at the same time."""
 
@@ -34,14 +40,14 @@ class Round:
     daemon: dict[Load, Driven]
     floor: dict[Load, Driven]
     library: dict[Load, Driven]
-    bare_call_s: dict[str, float]
-    """By kind of run: the median of its first model call by itself, with the HTTP client of both sides."""
+    bare_call_s: dict[tuple[str, Floor], float]
+    """The median of a first model call by itself, by kind of run, with the HTTP client of this floor."""
     model: Answered
     submits: Submits
 
-    def beyond_calls(self, driven: dict[Load, Driven], kind: Kind) -> list[float]:
-        """Milliseconds of each run of one session, less its model calls."""
-        calls_s = kind.calls * self.bare_call_s[kind.key]
+    def beyond_calls(self, driven: dict[Load, Driven], kind: Kind, client: Floor) -> list[float]:
+        """Milliseconds of each run of one session, less its model calls with this client."""
+        calls_s = kind.calls * self.bare_call_s[kind.key, client]
         return [max(seconds - calls_s, _LEAST_S) * 1000 for seconds in driven[kind.key, 1].seconds]
 
     def floor_calls_per_s(self) -> float:
@@ -56,7 +62,7 @@ def measure(scale: Scale) -> list[Figure]:
     return [
         *(found for kind, sessions in loads for found in _throughput(rounds, kind, sessions)),
         *(found for kind, sessions in loads for found in _processor(rounds, kind, sessions)),
-        *(_overhead(rounds, kind, *asked) for kind in KINDS for asked in ((50, 2.5), (95, 3.0))),
+        *(found for kind in KINDS for percentile in (50, 95) for found in _overhead(rounds, kind, percentile)),
         *submit_figures([each.submits for each in rounds]),
         *_never_the_slow_part(rounds),
     ]
@@ -71,9 +77,10 @@ async def _measure(scale: Scale, both: Sides) -> list[Round]:
 
 async def _round(scale: Scale, both: Sides, number: int) -> Round:
     driven: dict[str, dict[Load, Driven]] = {"daemon": {}, "floor": {}, "library": {}}
-    bare_call_s: dict[str, float] = {}
+    bare_call_s: dict[tuple[str, Floor], float] = {}
     for kind in KINDS:
-        bare_call_s[kind.key] = await _bare_call(both, kind, scale.times(200, 60))
+        for client in FLOORS:
+            bare_call_s[kind.key, client] = await _bare_call(both, kind, client, scale.times(200, 60))
         for sessions, runs in RUNS_BY_SESSIONS.items():
             for side in both.all_in_turn(number):
                 found = await drive(side, kind, f"{number}-{sessions}", sessions=sessions, runs=scale.times(*runs))
@@ -88,18 +95,17 @@ async def _round(scale: Scale, both: Sides, number: int) -> Round:
     )
 
 
-async def _bare_call(both: Sides, kind: Kind, times: int) -> float:
-    """Of what both sides send in the first run of a session: instructions, tools and the message."""
+async def _bare_call(both: Sides, kind: Kind, client: Floor, times: int) -> float:
+    """Of what the sides send in the first run of a session: instructions, tools and the message."""
     standing = standing_request(both.place.workspace)
     messages = [*standing["messages"], {"role": "user", "content": kind.content}]
-    body, url = orjson.dumps({**standing, "messages": messages}), f"{both.model.url}{_MODEL_PATH}"
+    body = orjson.dumps({**standing, "messages": messages})
     seconds: list[float] = []
-    async with new_client() as client:
+    async with aclosing(model_client(client)) as calling:
+        target = model_target(calling, both.model.url)
         for _ in range(times):
             began = time.perf_counter()
-            async with client.stream("POST", url, content=body) as response:
-                async for _line in response.aiter_lines():
-                    pass
+            await asked(target, body)
             seconds.append(time.perf_counter() - began)
     return median(seconds)
 
@@ -111,7 +117,7 @@ def _throughput(rounds: Sequence[Round], kind: Kind, sessions: int) -> list[Figu
     library = [each.library[kind.key, sessions].per_s for each in rounds]
     return [
         figure(key, row, "runs/s", daemon, floor, better="higher", aim="at least 0.4 (wanted: 0.6)"),
-        figure(f"{key}.library", row, "runs/s", daemon, library, beside_name="floor on the library", better="higher"),
+        figure(f"{key}.library", row, "runs/s", daemon, library, beside_name=LIBRARY, better="higher"),
     ]
 
 
@@ -129,18 +135,20 @@ def _processor(rounds: Sequence[Round], kind: Kind, sessions: int) -> list[Figur
     return [figure(key, row, "ms", daemon, floor)]
 
 
-def _overhead(rounds: Sequence[Round], kind: Kind, percentile: int, most: float) -> Figure:
+def _overhead(rounds: Sequence[Round], kind: Kind, percentile: int) -> list[Figure]:
+    """Beside each floor; what a bare call takes with a side's own client is taken off."""
     calls = "its model call" if kind.calls == 1 else f"its {kind.calls} model calls"
-    bare_ms = median(each.bare_call_s[kind.key] for each in rounds) * 1000
-    return figure(
-        f"overhead.{kind.key}.p{percentile}",
-        f"a run beyond {calls}, {kind.label}, p{percentile}",
-        "ms",
-        [_percentile(each.beyond_calls(each.daemon, kind), percentile) for each in rounds],
-        [_percentile(each.beyond_calls(each.floor, kind), percentile) for each in rounds],
-        aim=f"at most {most:g} x",
-        note=f"1 session; a bare call with the same HTTP client takes {bare_ms:.2f} ms, median",
-    )
+    key, row = f"overhead.{kind.key}.p{percentile}", f"a run beyond {calls}, {kind.label}, p{percentile}"
+    bare_ms = {client: median(each.bare_call_s[kind.key, client] for each in rounds) * 1000 for client in FLOORS}
+    daemon = [_percentile(each.beyond_calls(each.daemon, kind, "floor"), percentile) for each in rounds]
+    floor = [_percentile(each.beyond_calls(each.floor, kind, "floor"), percentile) for each in rounds]
+    library = [_percentile(each.beyond_calls(each.library, kind, "library"), percentile) for each in rounds]
+    note = f"1 session; a bare call takes {bare_ms['floor']:.2f} ms, on the library {bare_ms['library']:.2f} ms, median"
+    aim = f"at most {_MOST_OVERHEAD[percentile]:g} x"
+    return [
+        figure(key, row, "ms", daemon, floor, aim=aim, note=note),
+        figure(f"{key}.library", row, "ms", daemon, library, beside_name=LIBRARY),
+    ]
 
 
 def _never_the_slow_part(rounds: Sequence[Round]) -> list[Figure]:
