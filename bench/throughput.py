@@ -24,6 +24,7 @@ RUNS_BY_SESSIONS = {1: (400, 60), 16: (60, 10), 64: (15, 3)}
 _MODEL_PATH = "/v1/chat/completions"
 _MODEL_BODY = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
 _LEAST_S = 1e-6
+_LEAST_RUNS = "at least 0.4 (wanted: 0.6)"
 _MOST_OVERHEAD = {50: 2.5, 95: 3.0}
 """Times the floor's, by percentile."""
 LIBRARY = "floor on the library"
@@ -116,23 +117,27 @@ def _throughput(rounds: Sequence[Round], kind: Kind, sessions: int) -> list[Figu
     floor = [each.floor[kind.key, sessions].per_s for each in rounds]
     library = [each.library[kind.key, sessions].per_s for each in rounds]
     return [
-        figure(key, row, "runs/s", daemon, floor, better="higher", aim="at least 0.4 (wanted: 0.6)"),
-        figure(f"{key}.library", row, "runs/s", daemon, library, beside_name=LIBRARY, better="higher"),
+        figure(f"{key}.library", row, "runs/s", daemon, library, beside_name=LIBRARY, better="higher", aim=_LEAST_RUNS),
+        figure(key, row, "runs/s", daemon, floor, better="higher"),
     ]
 
 
 def _processor(rounds: Sequence[Round], kind: Kind, sessions: int) -> list[Figure]:
-    """One figure, or none where the system does not tell."""
+    """Beside each floor; nothing where the system does not tell."""
 
     def spent_ms(side: Callable[[Round], dict[Load, Driven]]) -> list[float]:
         spent = [side(each)[kind.key, sessions].cpu_s for each in rounds]
         return [seconds * 1000 for seconds in spent if seconds]
 
     daemon, floor = spent_ms(lambda each: each.daemon), spent_ms(lambda each: each.floor)
-    if not len(daemon) == len(floor) == len(rounds):
+    library = spent_ms(lambda each: each.library)
+    if not len(daemon) == len(floor) == len(library) == len(rounds):
         return []
     key, row = f"processor.{kind.key}.{sessions}", f"processor time of a run, {kind.label}, {_counted(sessions)}"
-    return [figure(key, row, "ms", daemon, floor)]
+    return [
+        figure(f"{key}.library", row, "ms", daemon, library, beside_name=LIBRARY),
+        figure(key, row, "ms", daemon, floor),
+    ]
 
 
 def _overhead(rounds: Sequence[Round], kind: Kind, percentile: int) -> list[Figure]:
@@ -146,8 +151,8 @@ def _overhead(rounds: Sequence[Round], kind: Kind, percentile: int) -> list[Figu
     note = f"1 session; a bare call takes {bare_ms['floor']:.2f} ms, on the library {bare_ms['library']:.2f} ms, median"
     aim = f"at most {_MOST_OVERHEAD[percentile]:g} x"
     return [
-        figure(key, row, "ms", daemon, floor, aim=aim, note=note),
-        figure(f"{key}.library", row, "ms", daemon, library, beside_name=LIBRARY),
+        figure(f"{key}.library", row, "ms", daemon, library, beside_name=LIBRARY, aim=aim, note=note),
+        figure(key, row, "ms", daemon, floor),
     ]
 
 
