@@ -55,4 +55,4 @@ class _AsyncIteration:
 
 def _wrapped(value: object) -> Any:
     module = type(value).__module__
-    return Awaited(value) if module in ("kheish.sdk.resources", "kheish.sdk.handles") else value
+    return Awaited(value) if module in ("kheish.sdk.resources", "kheish.sdk.handles", "kheish.sdk.raw") else value

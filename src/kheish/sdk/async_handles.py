@@ -8,6 +8,7 @@ from kheish.sdk import decisions, flows, requests
 from kheish.sdk.async_transport import AsyncTransport
 from kheish.sdk.decisions import Answers
 from kheish.sdk.jsonvalue import JsonObject, JsonValue
+from kheish.sdk.repeating import new_key
 from kheish.sdk.requests import Input
 from kheish.sdk.results import Result, result_of
 from kheish.sdk.sse import Event
@@ -107,7 +108,7 @@ class AsyncBlockedView:
         view = self.run
         for request_id, given in decisions.by_request(self.run, answers).items():
             resolution = decisions.answered(request_id, given, justification)
-            call = decisions.resolve_question(self.run.run_id, resolution, flows.new_key())
+            call = decisions.resolve_question(self.run.run_id, resolution, new_key())
             view = await self._transport.call(call)
         return view
 
@@ -116,11 +117,11 @@ class AsyncBlockedView:
         view = self.run
         for request in self.run.pending_questions:
             resolution = decisions.declined(request.id, justification)
-            view = await self._transport.call(decisions.resolve_question(self.run.run_id, resolution, flows.new_key()))
+            view = await self._transport.call(decisions.resolve_question(self.run.run_id, resolution, new_key()))
         return view
 
     async def _decide(self, resolutions: Sequence[Resolution]) -> RunView:
-        return await self._transport.call(decisions.resolve_approvals(self.run.run_id, resolutions, flows.new_key()))
+        return await self._transport.call(decisions.resolve_approvals(self.run.run_id, resolutions, new_key()))
 
 
 class Responses:

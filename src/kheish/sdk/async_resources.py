@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
-from kheish.sdk import decisions, flows, requests, streams
+from kheish.sdk import decisions, flows, repeating, requests, streams
 from kheish.sdk.async_handles import AsyncRunHandle, AsyncSessionHandle
 from kheish.sdk.async_transport import AsyncTransport
 from kheish.sdk.decisions import Answers
@@ -234,14 +234,14 @@ class Approvals(Resource):
         self, run_id: str, resolutions: Sequence[Resolution], *, idempotency_key: str | None = None
     ) -> RunView:
         """Decide on requests of one run: all of them are taken, or none."""
-        key = flows.chosen_key(idempotency_key)
+        key = repeating.chosen_key(idempotency_key)
         return await self._transport.call(decisions.resolve_approvals(run_id, resolutions, key))
 
     async def resolve_session(
         self, session_id: str, resolutions: Sequence[Resolution], *, idempotency_key: str | None = None
     ) -> RunView:
         """Decide on requests of the run the session waits for."""
-        key = flows.chosen_key(idempotency_key)
+        key = repeating.chosen_key(idempotency_key)
         return await self._transport.call(decisions.resolve_session_approvals(session_id, resolutions, key))
 
 
@@ -263,7 +263,7 @@ class Questions(Resource):
     ) -> RunView:
         """Answer every question of the request, by question id."""
         resolution = decisions.answered(request_id, answers, justification)
-        key = flows.chosen_key(idempotency_key)
+        key = repeating.chosen_key(idempotency_key)
         return await self._transport.call(decisions.resolve_question(run_id, resolution, key))
 
     async def decline(
@@ -276,7 +276,7 @@ class Questions(Resource):
     ) -> RunView:
         """Refuse to answer; the run goes on and the model is told."""
         resolution = decisions.declined(request_id, justification)
-        key = flows.chosen_key(idempotency_key)
+        key = repeating.chosen_key(idempotency_key)
         return await self._transport.call(decisions.resolve_question(run_id, resolution, key))
 
     async def cancel(
@@ -288,7 +288,7 @@ class Questions(Resource):
         idempotency_key: str | None = None,
     ) -> RunView:
         """Drop the question and with it the run."""
-        key = flows.chosen_key(idempotency_key)
+        key = repeating.chosen_key(idempotency_key)
         return await self._transport.call(decisions.cancel_question(run_id, request_id, justification, key))
 
 
@@ -367,4 +367,4 @@ class Raw(Resource):
 
         ``path`` begins with a slash and is sent as it is: encode ids yourself.
         """
-        return await self._transport.call(flows.raw_call(method, path, params, json, idempotency_key, timeout))
+        return await self._transport.call(repeating.raw_call(method, path, params, json, idempotency_key, timeout))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, TypeVar
 from kheish.sdk import exchange, requests, streams
 from kheish.sdk.connection import Connection
 from kheish.sdk.errors import ConnectionFailed, InvalidArgument, KheishError, RateLimited, ServerError
-from kheish.sdk.flows import Flow, Pause, Step, patient, repeated
+from kheish.sdk.repeating import Flow, Pause, Step, patient, repeated
 from kheish.sdk.results import is_over
 from kheish.sdk.sse import Event
-from kheish.sdk.wire import Call, Reply
+from kheish.sdk.wire import MAX_PAGE, Call, Reply
 
 if TYPE_CHECKING:
     import httpx2
@@ -59,7 +59,7 @@ class AsyncTransport:
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
-            found = await self.call(page(cursor, requests.MAX_PAGE if left is None else min(left, requests.MAX_PAGE)))
+            found = await self.call(page(cursor, MAX_PAGE if left is None else min(left, MAX_PAGE)))
             for item in found.items[:left]:
                 yield item
             left = None if left is None else left - len(found.items)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from kheish.sdk import connection as c
-from kheish.sdk.handles import Responses
-from kheish.sdk.resources import Approvals, Events, Questions, Raw, Runs, Runtime, Sessions
+from kheish.sdk.raw import Raw
 from kheish.sdk.transport import Transport
+
+if TYPE_CHECKING:
+    from kheish.sdk.handles import Responses
+    from kheish.sdk.resources import Approvals, Events, Questions, Runs, Runtime, Sessions
 
 
 class Kheish:
@@ -32,14 +36,51 @@ class Kheish:
         grace: float = c.DEFAULT_GRACE_SECONDS,
     ) -> None:
         self._transport = Transport(c.connection(base_url, token, timeout, max_retries, grace))
-        self.responses = Responses(self._transport)
-        self.sessions = Sessions(self._transport)
-        self.runs = Runs(self._transport)
-        self.approvals = Approvals(self._transport)
-        self.questions = Questions(self._transport)
-        self.runtime = Runtime(self._transport)
-        self.events = Events(self._transport)
         self.raw = Raw(self._transport)
+
+    # Each is imported when it is first used: a program that makes one request waits for none of them.
+
+    @cached_property
+    def responses(self) -> Responses:
+        from kheish.sdk.handles import Responses
+
+        return Responses(self._transport)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        from kheish.sdk.resources import Sessions
+
+        return Sessions(self._transport)
+
+    @cached_property
+    def runs(self) -> Runs:
+        from kheish.sdk.resources import Runs
+
+        return Runs(self._transport)
+
+    @cached_property
+    def approvals(self) -> Approvals:
+        from kheish.sdk.resources import Approvals
+
+        return Approvals(self._transport)
+
+    @cached_property
+    def questions(self) -> Questions:
+        from kheish.sdk.resources import Questions
+
+        return Questions(self._transport)
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        from kheish.sdk.resources import Runtime
+
+        return Runtime(self._transport)
+
+    @cached_property
+    def events(self) -> Events:
+        from kheish.sdk.resources import Events
+
+        return Events(self._transport)
 
     @classmethod
     def from_env(cls, *, timeout: float = c.DEFAULT_TIMEOUT_SECONDS) -> Self:

@@ -8,9 +8,9 @@ from typing import TypeAlias
 from kheish.sdk import types as t
 from kheish.sdk.errors import InvalidArgument
 from kheish.sdk.jsonvalue import JsonObject, JsonValue
-from kheish.sdk.requests import PageCall, paged, present, run_path, session_path
+from kheish.sdk.requests import PageCall, paged, present
 from kheish.sdk.values import Answer, Resolution
-from kheish.sdk.wire import Call, segment
+from kheish.sdk.wire import Call, run_path, segment, session_path
 
 Answers: TypeAlias = Mapping[str, str | Sequence[str] | Answer]
 """Question id to option ids, to a text, or to an Answer with both."""

@@ -1,125 +1,24 @@
-"""What takes several exchanges: repeating, creating, waiting. Written once as generators; each client drives them.
-
-A flow yields calls, which come back as their results or are thrown back as errors, and pauses.
-"""
+"""What takes several exchanges: creating, waiting. Written once as flows; each client drives them."""
 
 from __future__ import annotations
 
-import random
 import time
-import uuid
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar
+from dataclasses import replace
 
 from kheish.sdk import requests
 from kheish.sdk import types as t
 from kheish.sdk.connection import Connection
-from kheish.sdk.decoding import as_json
-from kheish.sdk.errors import (
-    ConnectionFailed,
-    InvalidArgument,
-    KheishError,
-    NotFound,
-    RateLimited,
-    ServerError,
-    WaitTimeout,
-)
-from kheish.sdk.jsonvalue import JsonValue
+from kheish.sdk.errors import ConnectionFailed, NotFound, RateLimited, ServerError, WaitTimeout
+from kheish.sdk.repeating import MAX_POLL_SECONDS, Flow, Pause, chosen_key, once, repeated, wait_before_retry
 from kheish.sdk.requests import Input
 from kheish.sdk.results import is_over, is_waiting
 from kheish.sdk.values import ReplyTarget, Route
-from kheish.sdk.wire import Call
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Do nothing for this long."""
-
-    seconds: float
-
-
-Step: TypeAlias = "Call[Any] | Pause"
-Flow: TypeAlias = Generator[Step, Any, T]
-
-FIRST_RETRY_SECONDS = 0.2
-MAX_RETRY_SECONDS = 5.0
-MAX_RETRY_AFTER_SECONDS = 60.0
-"""A daemon that asks for more patience than this gets its error raised instead."""
 FIRST_POLL_SECONDS = 0.25
-MAX_POLL_SECONDS = 2.0
 INLINE_TIMEOUT_SECONDS = 600.0
 """Inline input answers when the run is done."""
 _POLL_GROWTH = 1.5
 _MIN_EXCHANGE_SECONDS = 0.05
-
-
-def new_key() -> str:
-    """An idempotency key nobody has used."""
-    return uuid.uuid4().hex
-
-
-def chosen_key(key: str | None) -> str:
-    """The caller's key, or a new one.
-
-    Raises:
-        InvalidArgument: a header cannot carry it.
-    """
-    if key is None:
-        return new_key()
-    if not key.strip() or not key.isascii() or not key.isprintable():
-        raise InvalidArgument("an idempotency key is printable ASCII and not blank")
-    return key.strip()
-
-
-def once(call: Call[T]) -> Flow[T]:
-    """The result of one exchange."""
-    result: T = yield call
-    return result
-
-
-def repeated(call: Call[T], connection: Connection) -> Flow[T]:
-    """The result of a call that is repeated where that cannot do its work twice.
-
-    Refusals for being too many are always repeated: nothing was done. Lost connections and failures of the daemon are
-    repeated for calls that carry an idempotency key or change nothing.
-    """
-    delay = FIRST_RETRY_SECONDS
-    for attempt in range(connection.max_retries + 1):
-        try:
-            return (yield from once(call))
-        except (ConnectionFailed, ServerError, RateLimited) as error:
-            waited = _wait_before_retry(error, call, delay)
-            if waited is None or attempt == connection.max_retries:
-                raise
-        yield Pause(waited)
-        delay = min(delay * 2, MAX_RETRY_SECONDS)
-    raise AssertionError("the last attempt returns or raises")
-
-
-def patient(call: Call[T], connection: Connection) -> Flow[T]:
-    """The result of a call that only reads, asked for as long as a wait bears a daemon that does not answer."""
-    started = time.monotonic()
-    delay = FIRST_RETRY_SECONDS
-    while True:
-        try:
-            return (yield from once(call))
-        except (ConnectionFailed, ServerError, RateLimited):
-            if time.monotonic() - started > connection.grace_seconds:
-                raise
-        yield Pause(delay)
-        delay = min(delay * 2, MAX_POLL_SECONDS)
-
-
-def _wait_before_retry(error: KheishError, call: Call[T], delay: float) -> float | None:
-    # Clients that failed together should not come back together.
-    jittered = delay * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
-    if isinstance(error, RateLimited):
-        asked = error.retry_after if error.retry_after is not None else jittered
-        return asked if asked <= MAX_RETRY_AFTER_SECONDS else None
-    return jittered if call.repeatable else None
 
 
 def submit(connection: Connection, session_id: str, given: Input, key: str | None) -> Flow[t.RunView]:
@@ -181,7 +80,7 @@ def wait(connection: Connection, run_id: str, timeout: float | None, *, until_bl
         except (ConnectionFailed, ServerError, RateLimited) as error:
             if deadline is None and time.monotonic() - answered > connection.grace_seconds:
                 raise
-            pause = _wait_before_retry(error, call, delay)
+            pause = wait_before_retry(error, call, delay)
         else:
             answered = time.monotonic()
             if is_over(run) or (until_blocked and is_waiting(run)):
@@ -199,33 +98,3 @@ def _exchange_limit(connection: Connection, deadline: float | None) -> float:
     if deadline is None:
         return connection.timeout_seconds
     return min(connection.timeout_seconds, max(deadline - time.monotonic(), _MIN_EXCHANGE_SECONDS))
-
-
-def raw_call(
-    method: str,
-    path: str,
-    params: Mapping[str, JsonValue] | None,
-    body: JsonValue,
-    key: str | None,
-    timeout: float | None,
-) -> Call[JsonValue]:
-    """Any request; only those that cannot act twice are repeated."""
-    if not path.startswith("/"):
-        raise InvalidArgument("a path starts with /")
-    method = method.upper()
-    return Call(
-        method=method,
-        path=path,
-        read=as_json,
-        params={name: _param(value) for name, value in (params or {}).items() if value is not None},
-        body=body,
-        idempotency_key=None if key is None else chosen_key(key),
-        repeatable=method in ("GET", "HEAD") or key is not None,
-        timeout_seconds=timeout,
-    )
-
-
-def _param(value: JsonValue) -> str:
-    if isinstance(value, list | dict):
-        raise InvalidArgument("a query parameter is a text, a number or true or false")
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from kheish.sdk import decisions, flows, requests
 from kheish.sdk.decisions import Answers
 from kheish.sdk.jsonvalue import JsonObject, JsonValue
+from kheish.sdk.repeating import new_key
 from kheish.sdk.requests import Input
 from kheish.sdk.results import Result, result_of
 from kheish.sdk.sse import Event
@@ -105,7 +106,7 @@ class BlockedView:
         view = self.run
         for request_id, given in decisions.by_request(self.run, answers).items():
             resolution = decisions.answered(request_id, given, justification)
-            call = decisions.resolve_question(self.run.run_id, resolution, flows.new_key())
+            call = decisions.resolve_question(self.run.run_id, resolution, new_key())
             view = self._transport.call(call)
         return view
 
@@ -114,11 +115,11 @@ class BlockedView:
         view = self.run
         for request in self.run.pending_questions:
             resolution = decisions.declined(request.id, justification)
-            view = self._transport.call(decisions.resolve_question(self.run.run_id, resolution, flows.new_key()))
+            view = self._transport.call(decisions.resolve_question(self.run.run_id, resolution, new_key()))
         return view
 
     def _decide(self, resolutions: Sequence[Resolution]) -> RunView:
-        return self._transport.call(decisions.resolve_approvals(self.run.run_id, resolutions, flows.new_key()))
+        return self._transport.call(decisions.resolve_approvals(self.run.run_id, resolutions, new_key()))
 
 
 class Responses:

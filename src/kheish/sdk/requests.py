@@ -11,11 +11,9 @@ from kheish.sdk.decoding import as_list, as_object
 from kheish.sdk.errors import InvalidArgument
 from kheish.sdk.jsonvalue import JsonObject, JsonValue
 from kheish.sdk.values import GenerationOptions, OnInDoubt, OnRestart, ReplyTarget, Route
-from kheish.sdk.wire import Call, segment
+from kheish.sdk.wire import Call, query, run_path, session_path
 
 T = TypeVar("T")
-MAX_PAGE = 100
-"""The largest page the daemon gives."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,25 +59,12 @@ def paged(path: str, read: Callable[[JsonValue], T], **params: str | None) -> Pa
     return page
 
 
-def query(params: Mapping[str, str | int | bool | None]) -> dict[str, str]:
-    """Query parameters as text."""
-    return {
-        name: str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in params.items()
-        if value is not None
-    }
-
-
 def present(fields: Mapping[str, JsonValue]) -> JsonObject:
     """The fields that were given."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
 # Sessions
-
-
-def session_path(session_id: str, *rest: str) -> str:
-    return "/".join(("/v1/sessions", segment(session_id), *rest))
 
 
 def create_session(session_id: str | None, thread_id: str | None, persona_id: str | None) -> Call[t.SessionView]:
@@ -218,10 +203,6 @@ def run_input(session_id: str, given: Input, timeout_seconds: float | None) -> C
 
 
 # Runs
-
-
-def run_path(run_id: str, *rest: str) -> str:
-    return "/".join(("/v1/runs", segment(run_id), *rest))
 
 
 def get_run(run_id: str) -> Call[t.RunView]:

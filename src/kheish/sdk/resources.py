@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
-from kheish.sdk import decisions, flows, requests, streams
+from kheish.sdk import decisions, flows, repeating, requests, streams
 from kheish.sdk.decisions import Answers
 from kheish.sdk.handles import RunHandle, SessionHandle
 from kheish.sdk.jsonvalue import JsonObject, JsonValue
+from kheish.sdk.raw import Resource
 from kheish.sdk.requests import Input
 from kheish.sdk.sse import Event
-from kheish.sdk.transport import Transport
 from kheish.sdk.types import (
     Explanation,
     ExternalAction,
@@ -27,13 +27,6 @@ from kheish.sdk.types import (
     ToolLimits,
 )
 from kheish.sdk.values import GenerationOptions, OnInDoubt, OnRestart, ReplyTarget, Resolution, Route
-
-
-class Resource:
-    """A group of methods on one connection."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
 
 class Sessions(Resource):
@@ -228,14 +221,14 @@ class Approvals(Resource):
 
     def resolve(self, run_id: str, resolutions: Sequence[Resolution], *, idempotency_key: str | None = None) -> RunView:
         """Decide on requests of one run: all of them are taken, or none."""
-        key = flows.chosen_key(idempotency_key)
+        key = repeating.chosen_key(idempotency_key)
         return self._transport.call(decisions.resolve_approvals(run_id, resolutions, key))
 
     def resolve_session(
         self, session_id: str, resolutions: Sequence[Resolution], *, idempotency_key: str | None = None
     ) -> RunView:
         """Decide on requests of the run the session waits for."""
-        key = flows.chosen_key(idempotency_key)
+        key = repeating.chosen_key(idempotency_key)
         return self._transport.call(decisions.resolve_session_approvals(session_id, resolutions, key))
 
 
@@ -257,7 +250,7 @@ class Questions(Resource):
     ) -> RunView:
         """Answer every question of the request, by question id."""
         resolution = decisions.answered(request_id, answers, justification)
-        key = flows.chosen_key(idempotency_key)
+        key = repeating.chosen_key(idempotency_key)
         return self._transport.call(decisions.resolve_question(run_id, resolution, key))
 
     def decline(
@@ -270,7 +263,7 @@ class Questions(Resource):
     ) -> RunView:
         """Refuse to answer; the run goes on and the model is told."""
         resolution = decisions.declined(request_id, justification)
-        key = flows.chosen_key(idempotency_key)
+        key = repeating.chosen_key(idempotency_key)
         return self._transport.call(decisions.resolve_question(run_id, resolution, key))
 
     def cancel(
@@ -282,7 +275,7 @@ class Questions(Resource):
         idempotency_key: str | None = None,
     ) -> RunView:
         """Drop the question and with it the run."""
-        key = flows.chosen_key(idempotency_key)
+        key = repeating.chosen_key(idempotency_key)
         return self._transport.call(decisions.cancel_question(run_id, request_id, justification, key))
 
 
@@ -340,23 +333,3 @@ class Events(Resource):
     ) -> Generator[Event, None, None]:
         """Events without end; from now on unless ``cursor`` is given (0: everything still kept)."""
         return self._transport.changes(streams.everything(cursor, session_id, run_id))
-
-
-class Raw(Resource):
-    """Endpoints that have no method of their own."""
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, JsonValue] | None = None,
-        json: JsonValue = None,
-        idempotency_key: str | None = None,
-        timeout: float | None = None,
-    ) -> JsonValue:
-        """Send a request and return its JSON (text when the answer is not JSON, None when it is empty).
-
-        ``path`` begins with a slash and is sent as it is: encode ids yourself.
-        """
-        return self._transport.call(flows.raw_call(method, path, params, json, idempotency_key, timeout))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kheish.sdk.errors import RunFailed
-from kheish.sdk.types import OutputRecord, RunView
+
+if TYPE_CHECKING:
+    from kheish.sdk.types import OutputRecord, RunView
 
 OVER = frozenset({"completed", "failed", "interrupted", "cancelled"})
 UNSUCCESSFUL = frozenset({"failed", "interrupted", "cancelled"})

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from kheish.sdk.errors import StreamBroken
 from kheish.sdk.jsonvalue import JsonObject
-from kheish.sdk.types import RunView
+
+if TYPE_CHECKING:
+    from kheish.sdk.types import RunView
 
 MAX_FRAME_BYTES = 1024 * 1024
 MEDIA_TYPE = "text/event-stream"
@@ -26,6 +29,8 @@ class Event:
     @property
     def run(self) -> RunView | None:
         """The run a `run_updated` event carries, without its outputs."""
+        from kheish.sdk.types import RunView  # late: the types take long to import
+
         found = self.data.get("run")
         return RunView.from_json(found) if self.type == "run_updated" and found is not None else None
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from kheish.sdk.connection import Connection
 from kheish.sdk.errors import KheishError, StreamBroken
 from kheish.sdk.jsonvalue import JsonObject
-from kheish.sdk.requests import query, run_path, session_path
 from kheish.sdk.results import is_over
 from kheish.sdk.sse import MEDIA_TYPE, Decoder, Event
-from kheish.sdk.types import RunView
-from kheish.sdk.wire import Call, as_nothing
+from kheish.sdk.wire import Call, as_nothing, query, run_path, session_path
+
+if TYPE_CHECKING:
+    from kheish.sdk.types import RunView
 
 IDLE_SECONDS = 35.0
 """The daemon sends a heartbeat every 10 s; silence for longer than this is a dead connection."""

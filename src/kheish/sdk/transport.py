@@ -7,16 +7,19 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from kheish.sdk import exchange, requests, streams
+from kheish.sdk import exchange, streams
 from kheish.sdk.connection import Connection
 from kheish.sdk.errors import ConnectionFailed, InvalidArgument, KheishError, RateLimited, ServerError
-from kheish.sdk.flows import Flow, Pause, Step, patient, repeated
+from kheish.sdk.repeating import Flow, Pause, Step, patient, repeated
 from kheish.sdk.results import is_over
 from kheish.sdk.sse import Event
-from kheish.sdk.wire import Call, Reply
+from kheish.sdk.wire import MAX_PAGE, Call, Reply
 
 if TYPE_CHECKING:
     import httpx2
+
+    from kheish.sdk.requests import PageCall
+    from kheish.sdk.types import RunView
 
 T = TypeVar("T")
 
@@ -54,12 +57,12 @@ class Transport:
         """One call with its repetitions."""
         return self.drive(repeated(call, self.connection))
 
-    def pages(self, page: requests.PageCall[T], limit: int | None = None) -> Generator[T, None, None]:
+    def pages(self, page: PageCall[T], limit: int | None = None) -> Generator[T, None, None]:
         """Every item of a list, page by page as they are needed."""
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
-            found = self.call(page(cursor, requests.MAX_PAGE if left is None else min(left, requests.MAX_PAGE)))
+            found = self.call(page(cursor, MAX_PAGE if left is None else min(left, MAX_PAGE)))
             yield from found.items[:left]
             left = None if left is None else left - len(found.items)
             cursor = found.next_cursor
@@ -91,7 +94,7 @@ class Transport:
             for event in events:
                 if event.type in ("heartbeat", "stream_gap"):
                     # Silence or a loss: what the stream did not tell, the run itself does.
-                    run = self.drive(patient(requests.get_run(run_id), self.connection))
+                    run = self.drive(patient(_run(run_id), self.connection))
                     if event.type == "stream_gap":
                         yield event
                         yield streams.after_gap(run)
@@ -110,7 +113,7 @@ class Transport:
                 piece = text.feed(event)
                 if piece:
                     yield piece
-        rest = "" if text.complete else text.finish(self.call(requests.get_run(run_id)))
+        rest = "" if text.complete else text.finish(self.call(_run(run_id)))
         if rest:
             yield rest
 
@@ -165,3 +168,9 @@ class Transport:
 
             self._client = httpx2.Client(**exchange.client_settings(self.connection))
         return self._client
+
+
+def _run(run_id: str) -> Call[RunView]:
+    from kheish.sdk.requests import get_run  # late: the types of the API take long to import
+
+    return get_run(run_id)

@@ -24,6 +24,8 @@ from kheish.sdk.errors import (
 from kheish.sdk.jsonvalue import JsonObject, JsonValue
 
 T = TypeVar("T")
+MAX_PAGE = 100
+"""The largest page the daemon gives."""
 _MAX_DETAIL_CHARS = 2000
 _MAX_FOREIGN_CHARS = 200
 """How much is shown of an error body that is no problem document."""
@@ -183,3 +185,20 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         return None
     return max(0.0, at.timestamp() - time.time())
+
+
+def query(params: Mapping[str, str | int | bool | None]) -> dict[str, str]:
+    """Query parameters as text."""
+    return {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in params.items()
+        if value is not None
+    }
+
+
+def session_path(session_id: str, *rest: str) -> str:
+    return "/".join(("/v1/sessions", segment(session_id), *rest))
+
+
+def run_path(run_id: str, *rest: str) -> str:
+    return "/".join(("/v1/runs", segment(run_id), *rest))
