@@ -57,10 +57,12 @@ def child(command: list[str], log: Path, token: str | None = TOKEN) -> Iterator[
 
 def environment(token: str | None = TOKEN) -> dict[str, str]:
     """Ours without a proxy and any setting of a daemon, but for the admin token; None leaves the gate open."""
+    # With what is compiled once, as after an installation.
+    unwanted = {"PYTHONDONTWRITEBYTECODE"}
     bare = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("KHEISH_") and not name.lower().endswith("_proxy")
+        if not name.startswith("KHEISH_") and not name.lower().endswith("_proxy") and name not in unwanted
     }
     return bare if token is None else {**bare, "KHEISH_DAEMON_ADMIN_TOKEN": token}
 

@@ -91,8 +91,8 @@ class _Work:
         )
 
 
-class _RouteCounters:
-    """What the calls of one route add to, looked up once."""
+class _Answers:
+    """What the answers of one route's models add to, looked up once."""
 
     def __init__(self, work: _Work, route: str) -> None:
         self.call_s = work.model_s.labels(route)
@@ -117,7 +117,7 @@ class Recorder:
         self._tool_names = frozenset(tool_names)
         self._runs = _Runs(registry)
         self._work = _Work(registry)
-        self._routes: dict[str, _RouteCounters] = {}
+        self._answers: dict[str, _Answers] = {}
 
     def committed(self, transition: Transition) -> None:
         """Take one durable transition."""
@@ -137,7 +137,7 @@ class Recorder:
             case WindowRelieved(run=run, entry=entry):
                 self._work.relieved.labels(_RELIEF[type(entry)]).inc()
                 if isinstance(entry, e.Compacted):
-                    self._of(run.route.route_id).spend(entry.usage)
+                    self._answers_of(run.route.route_id).spend(entry.usage)
             case RunResumed(entry=entry):
                 self._runs.resumed.inc()
                 self._runs.in_doubt.inc(len(entry.in_doubt_call_ids))
@@ -148,15 +148,17 @@ class Recorder:
 
     def _take_model_call(self, call: ModelCall) -> None:
         route = call.run.route.route_id
-        counters = self._of(route)
-        counters.call_s.observe(_seconds(call.started_at_ms, call.ended_at_ms))
+        seconds = _seconds(call.started_at_ms, call.ended_at_ms)
         if isinstance(call.entry, e.ModelFailed):
             outcome = call.entry.kind if call.entry.kind in _FAILURES else OTHER
+            self._work.model_s.labels(route).observe(seconds)
             self._work.model_calls.labels(route, outcome).inc()
             return
+        answers = self._answers_of(route)
+        answers.call_s.observe(seconds)
+        answers.answered.inc()
+        answers.spend(call.entry.usage)
         self._work.turns.inc()
-        counters.answered.inc()
-        counters.spend(call.entry.usage)
 
     def _take_tool_call(self, call: ToolCall) -> None:
         tool = call.entry.name if call.entry.name in self._tool_names else OTHER
@@ -164,11 +166,11 @@ class Recorder:
         if call.started_at_ms is not None:
             self._work.tool_s.labels(tool).observe(_seconds(call.started_at_ms, call.ended_at_ms))
 
-    def _of(self, route: str) -> _RouteCounters:
-        counters = self._routes.get(route)
-        if counters is None:
-            counters = self._routes[route] = _RouteCounters(self._work, route)
-        return counters
+    def _answers_of(self, route: str) -> _Answers:
+        known = self._answers.get(route)
+        if known is None:
+            known = self._answers[route] = _Answers(self._work, route)
+        return known
 
 
 def _seconds(from_ms: int, to_ms: int) -> float:
