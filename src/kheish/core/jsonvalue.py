@@ -50,7 +50,5 @@ def digest(value: object) -> str:
 
 
 def without_empty(fields: Mapping[str, JsonValue]) -> JsonObject:
-    """Drop keys whose value is null, false, or an empty list, object or text ("omit" in the wire contract)."""
-    return {
-        key: value for key, value in fields.items() if value not in (None, False, "") and value != [] and value != {}
-    }
+    """Drop keys whose value is null, false, zero, or an empty list, object or text ("omit" in the wire contract)."""
+    return {key: value for key, value in fields.items() if value}

@@ -22,15 +22,16 @@ def text_preview(text: str) -> str:
 
 def request_summary(run: RunState) -> JsonObject:
     """RunRequestSummary: who asked, and the route and model really used."""
+    accepted, route = run.accepted, run.accepted.route
     return without_empty(
         {
-            **run.accepted.summary,
-            "provider": run.route.route_id,
-            "model": run.route.model,
-            "approval_count": run.approvals_asked or None,
-            "question_count": run.questions_asked or None,
-            "on_restart": run.accepted.on_restart,
-            "on_in_doubt": None if run.accepted.on_in_doubt is OnInDoubt.REPORT else run.accepted.on_in_doubt,
+            **accepted.summary,
+            "provider": route.route_id,
+            "model": route.model,
+            "approval_count": run.approvals_asked,
+            "question_count": run.questions_asked,
+            "on_restart": accepted.on_restart,
+            "on_in_doubt": None if accepted.on_in_doubt is OnInDoubt.REPORT else accepted.on_in_doubt,
         }
     )
 
@@ -68,7 +69,6 @@ def queued_position(run: RunState, session: SessionState) -> int | None:
 
 def run_view(run: RunState, position: int | None) -> JsonObject:
     """RunView without its outputs."""
-    approvals, questions = run.pending_approvals, run.pending_questions
     view: JsonObject = {
         "run_id": run.run_id,
         "session_id": run.session_id,
@@ -78,21 +78,29 @@ def run_view(run: RunState, position: int | None) -> JsonObject:
         "submitted_at_ms": run.submitted_at_ms,
         "updated_at_ms": run.updated_at_ms,
     }
-    optional: JsonObject = {
-        "started_at_ms": run.started_at_ms,
-        "finished_at_ms": run.finished_at_ms,
-        "queued_position": position,
-        "request": request_summary(run),
-        "input_metadata": input_metadata(run.accepted),
-        "pending_approval_ids": [request["id"] for request in approvals] or None,
-        "pending_approvals": list(approvals) or None,
-        "pending_question_ids": [request["id"] for request in questions] or None,
-        "pending_questions": list(questions) or None,
-        "usage": usage(run),
-        "error": run.error,
-    }
-    view.update((key, value) for key, value in optional.items() if value is not None)
+    if run.started_at_ms is not None:
+        view["started_at_ms"] = run.started_at_ms
+    if run.finished_at_ms is not None:
+        view["finished_at_ms"] = run.finished_at_ms
+    if position is not None:
+        view["queued_position"] = position
+    view["request"] = request_summary(run)
+    if (metadata := input_metadata(run.accepted)) is not None:
+        view["input_metadata"] = metadata
+    if run.calls:
+        view.update(_pending("approval", run.pending_approvals))
+        view.update(_pending("question", run.pending_questions))
+    if (used := usage(run)) is not None:
+        view["usage"] = used
+    if run.error is not None:
+        view["error"] = run.error
     return view
+
+
+def _pending(kind: str, requests: Sequence[JsonObject]) -> JsonObject:
+    if not requests:
+        return {}
+    return {f"pending_{kind}_ids": [request["id"] for request in requests], f"pending_{kind}s": list(requests)}
 
 
 def output_record(session_id: str, run_id: str, entry: e.Entry) -> Iterator[tuple[str, JsonObject]]:
