@@ -6,7 +6,6 @@ import sqlite3
 
 from kheish.auth.broker import Lease, Revocations
 from kheish.engine import entries as e
-from kheish.engine.entries import CredentialUse, Entry
 from kheish.engine.ports import Transition
 from kheish.store.database import Transaction
 from kheish.store.remembered import Remembered
@@ -37,6 +36,8 @@ ON CONFLICT (slot_id) DO UPDATE SET at_ms = excluded.at_ms
 """
 
 
+_MODEL_CALLS = (e.ModelReplied, e.ModelFailed, e.Compacted)
+"""Entries with a model call behind them."""
 _KNOWN_LEASES = 1024
 """A lease serves the calls of half a minute: its row is written with the first of them."""
 
@@ -50,7 +51,8 @@ class CredentialsProjection:
 
     def apply(self, transaction: Transaction, transition: Transition) -> None:
         for recorded in transition.entries:
-            use = used_by(recorded.entry)
+            entry = recorded.entry
+            use = entry.access if isinstance(entry, _MODEL_CALLS) else None
             if use is None or self._written.find(transaction, use.lease_id):
                 continue
             route = next((run.route.route_id for run in transition.runs if run.run_id == recorded.run_id), "")
@@ -71,11 +73,6 @@ class CredentialsProjection:
             connection.execute(_LEASE, fields)
             connection.execute(_FORGET_EXPIRED, {"now_ms": use.started_at_ms})
             self._written.keep(transaction, use.lease_id, True)
-
-
-def used_by(entry: Entry) -> CredentialUse | None:
-    """The credential of the model call behind an entry; None when there was none."""
-    return entry.access if isinstance(entry, e.ModelReplied | e.ModelFailed | e.Compacted) else None
 
 
 def revocations(connection: sqlite3.Connection) -> Revocations:

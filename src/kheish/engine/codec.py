@@ -65,7 +65,7 @@ def type_name(entry: Entry) -> str:
 
 def encode_entry(entry: Entry) -> bytes:
     """The entry's fields as compact JSON; fields at their default are left out."""
-    return encode(_plain(entry))
+    return encode(_fields(entry))
 
 
 def decode_entry(name: str, version: int, body: bytes | str) -> Entry:
@@ -86,14 +86,11 @@ def decode_entry(name: str, version: int, body: bytes | str) -> Entry:
 
 def _plain(value: object) -> JsonValue:
     kind = type(value)
-    if kind in _PLAIN:
-        return cast("JsonValue", value)
     if kind is tuple:
-        return [_plain(item) for item in cast("tuple[object, ...]", value)]
-    if dataclasses.is_dataclass(kind):
-        name = _PART_NAMES.get(kind)  # type: ignore[arg-type]  # most dataclasses are no parts
-        return _fields(value) if name is None else {"type": name, **_fields(value)}
-    return cast("JsonValue", value)
+        return [item if type(item) in _PLAIN else _plain(item) for item in cast("tuple[JsonValue, ...]", value)]
+    if kind in _PART_NAMES:
+        return {"type": _PART_NAMES[kind], **_fields(value)}
+    return _fields(value) if kind in _DEFAULTS or dataclasses.is_dataclass(kind) else cast("JsonValue", value)
 
 
 _PLAIN = frozenset({str, int, float, bool, dict, list, type(None)})
@@ -103,8 +100,9 @@ def _fields(value: object) -> JsonObject:
     found: JsonObject = {}
     for name, default in _defaults(type(value)):
         field = getattr(value, name)
-        if field is not default and field != default:
-            found[name] = _plain(field)
+        if field is default or (default is not _NO_DEFAULT and field == default):
+            continue
+        found[name] = field if type(field) in _PLAIN else _plain(field)
     return found
 
 

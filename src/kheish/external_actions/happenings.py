@@ -25,6 +25,8 @@ INTERRUPTED = "interrupted"
 IN_DOUBT = "in_doubt"
 """The daemon ended while it ran: it may or may not have taken effect."""
 
+_TELLING = (e.ModelReplied, e.ModelFailed, e.Compacted, e.ToolIntended, e.ToolFinished)
+"""Entries that may say something."""
 _RELIEF = (e.Microcompacted, e.Snipped)
 """Entries that come between the announcement of a model call and the call."""
 
@@ -38,8 +40,7 @@ def actions_of(transition: Transition, acts_outside: Callable[[str], bool]) -> l
     runs = {run.run_id: run for run in transition.runs}
     found: list[Action] = []
     for recorded, body in zip(transition.entries, transition.bodies, strict=True):
-        run = runs.get(recorded.run_id or "")
-        if run is not None:
+        if isinstance(recorded.entry, _TELLING) and (run := runs.get(recorded.run_id or "")) is not None:
             found.extend(_of_entry(recorded, body, run, acts_outside))
     for run in runs.values():
         if run.status is RunStatus.RUNNING and isinstance(decide(run), CallModel) and _moved(run, transition):

@@ -23,12 +23,12 @@ def text_preview(text: str) -> str:
 
 def request_summary(run: RunState) -> JsonObject:
     """RunRequestSummary: who asked, and the route and model really used."""
-    accepted = run.accepted
+    accepted, route = run.accepted, run.accepted.route
     return without_empty(
         {
             **accepted.summary,
-            "provider": accepted.route.route_id,
-            "model": accepted.route.model,
+            "provider": route.route_id,
+            "model": route.model,
             "approval_count": run.approvals_asked,
             "question_count": run.questions_asked,
             "on_restart": accepted.on_restart,
@@ -88,17 +88,20 @@ def run_view(run: RunState, position: int | None) -> JsonObject:
     view["request"] = request_summary(run)
     if (metadata := input_metadata(run.accepted)) is not None:
         view["input_metadata"] = metadata
-    if approvals := run.pending_approvals:
-        view["pending_approval_ids"] = [request["id"] for request in approvals]
-        view["pending_approvals"] = list(approvals)
-    if questions := run.pending_questions:
-        view["pending_question_ids"] = [request["id"] for request in questions]
-        view["pending_questions"] = list(questions)
+    if run.calls:
+        view.update(_pending("approval", run.pending_approvals))
+        view.update(_pending("question", run.pending_questions))
     if (used := usage(run)) is not None:
         view["usage"] = used
     if run.error is not None:
         view["error"] = run.error
     return view
+
+
+def _pending(kind: str, requests: Sequence[JsonObject]) -> JsonObject:
+    if not requests:
+        return {}
+    return {f"pending_{kind}_ids": [request["id"] for request in requests], f"pending_{kind}s": list(requests)}
 
 
 def output_record(session_id: str, run_id: str, entry: e.Entry) -> Iterator[tuple[str, JsonObject]]:
