@@ -1,12 +1,11 @@
 """The floor: a bare loop with the daemon's commits, model calls and HTTP edge, and no features at all.
 
 It makes exactly the commits of a run (two without, four with one tool), makes the same calls to the same model server
-with the same HTTP client (the daemon's instructions and tools, and the whole conversation of the session), and answers
-the same submit-and-wait request.
-What the daemon costs beyond this is the price of its features.
+(the daemon's instructions and tools, and the whole conversation of the session), and answers the same submit-and-wait
+request. What the daemon costs beyond this is the price of its features.
 
-With `library` as its last argument it calls the model through the HTTP library as that comes, with its own engine, as a
-loop that anybody writes would.
+It calls the model through the daemon's own HTTP engine or, with `library` as its last argument, through the HTTP library
+as that comes, as a loop that anybody writes would.
 """
 
 from __future__ import annotations
