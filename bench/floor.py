@@ -4,8 +4,8 @@ It makes exactly the commits of a run (two without, four with one tool), makes t
 (the daemon's instructions and tools, and the whole conversation of the session), and answers the same submit-and-wait
 request. What the daemon costs beyond this is the price of its features.
 
-It calls the model through the daemon's own HTTP engine or, with `library` as its last argument, through the HTTP library
-as that comes, as a loop that anybody writes would.
+It calls the model through the daemon's own HTTP engine or, with `library` as its last argument, through the HTTP
+library as that comes, as a loop that anybody writes would.
 """
 
 from __future__ import annotations

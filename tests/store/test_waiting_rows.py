@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -71,6 +72,32 @@ async def test_a_row_that_contradicts_refuses_its_own_unit_alone(database: Sqlit
     assert await database.read(rows) == [("after", "a"), ("before", "a"), ("there", "a")]
 
 
+async def test_a_change_of_a_row_that_is_gone_refuses_its_own_unit_alone(database: SqliteDatabase) -> None:
+    def moving(key: str) -> Callable[[Transaction], None]:
+        return lambda transaction: transaction.add(MOVE, ((key, "b"),))
+
+    await database.write(adding("there"))
+    results = await together(database, moving("there"), moving("gone"), adding("after"))
+
+    assert [type(result) for result in results] == [type(None), StoreRejected, type(None)]
+    assert await database.read(rows) == [("after", "a"), ("there", "b")]
+
+
+async def test_rows_that_could_not_be_written_fail_the_commit_of_a_unit_that_looks_away(
+    database: SqliteDatabase,
+) -> None:
+    def looking_away(transaction: Transaction) -> None:
+        transaction.add(INSERT, (("there", "b"),))
+        with suppress(sqlite3.IntegrityError):
+            rows(transaction.connection)
+
+    await database.write(adding("there"))
+    results = await together(database, adding("before"), looking_away)
+
+    assert [type(result) for result in results] == [type(None), StoreRejected]
+    assert await database.read(rows) == [("before", "a"), ("there", "a")]
+
+
 async def test_a_second_unit_about_the_same_finds_what_the_first_one_wrote(database: SqliteDatabase) -> None:
     remembered: Remembered[str] = Remembered(2)
 
@@ -98,6 +125,7 @@ async def test_nothing_is_remembered_over_a_commit_that_failed(database: SqliteD
     with pytest.raises(StoreRejected):
         await database.write(lambda transaction: transaction.connection.execute("INSERT INTO nothing VALUES (1)"))
     assert await database.write(lambda transaction: remembered.find(transaction, "x")) is None
+    assert remembered.last("x") == "a"
 
 
 async def test_the_least_recent_value_is_forgotten(database: SqliteDatabase) -> None:

@@ -129,6 +129,9 @@ class TrailProjection:
             by_bucket.setdefault(action.bucket, []).append(action)
         if not by_bucket:
             return
+        if transaction.data_version != self._data_version:
+            self._ends.clear()
+            self._data_version = transaction.data_version
         begun = {one.run_id for one in transition.entries if type(one.entry) is InputAccepted}
         over = {run.run_id for run in transition.runs if run.status.terminal}
         for bucket, actions in by_bucket.items():
@@ -158,15 +161,13 @@ class TrailProjection:
         Raises:
             TrailBroken: what is there is not what was signed.
         """
-        if transaction.data_version != self._data_version:
-            self._ends.clear()
-            self._data_version = transaction.data_version
         known = self._ends.find(transaction, bucket)
         if known is not None:
             return known
         connection = transaction.connection
         position, record_hash, *counted = connection.execute(_END, {"bucket": bucket}).fetchone()
-        if [position, record_hash] != counted or position is not None:
+        as_we_left_it = self._ends.last(bucket) == (position, record_hash)
+        if [position, record_hash] != counted or (position is not None and not as_we_left_it):
             fault = check_bucket(connection, bucket, self._keys)
             if fault is not None:
                 raise TrailBroken(f"The external actions of {bucket} were changed: {fault}.")

@@ -37,10 +37,11 @@ class Commit:
 
     def write_waiting(self) -> sqlite3.Connection:
         """Write the rows that wait, a statement's rows in their order."""
-        if self._waiting:
-            waiting, self._waiting = self._waiting, {}
-            for statement, rows in waiting.items():
-                statement.run(self._connection, rows)
+        while self._waiting:
+            statement = next(iter(self._waiting))
+            statement.run(self._connection, self._waiting[statement])
+            # Only now: rows that could not be written fail this commit, whoever was told of it.
+            del self._waiting[statement]
         return self._connection
 
     def forget_waiting(self) -> None:

@@ -233,6 +233,8 @@ class SqliteDatabase:
                 connection.execute("PRAGMA journal_mode = WAL")
         if not read_only:
             connection.text_factory = _readable
+            # What a statement of many rows may have to take back is kept beside it, not in files of other folders.
+            connection.execute("PRAGMA temp_store = MEMORY")
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")

@@ -12,10 +12,11 @@ _MANY = (32, 16, 8)
 class Statement:
     """A statement that takes many rows: ``before`` is what comes before their values, ``after`` what follows them."""
 
-    __slots__ = ("_after", "_before", "_row", "_texts")
+    __slots__ = ("_after", "_before", "_counted", "_row", "_texts")
 
-    def __init__(self, before: str, columns: int, after: str = "") -> None:
+    def __init__(self, before: str, columns: int, after: str = "", *, counted: bool = False) -> None:
         self._before, self._after = before, after
+        self._counted = counted
         self._row = f"({', '.join('?' * columns)})"
         self._texts: dict[int, str] = {}
 
@@ -23,13 +24,17 @@ class Statement:
         """Write ``rows``, in their order, and return the rowid of the last one if it was inserted.
 
         Raises:
-            sqlite3.IntegrityError: a row contradicts what is there; others may have been written.
+            sqlite3.IntegrityError: a row contradicts what is there, or one to change is not; others may have been
+                written.
         """
         last = start = 0
         while (left := len(rows) - start) > 0:
             count = left if left < _MANY[-1] else next(many for many in _MANY if many <= left)
             values = [value for row in rows[start : start + count] for value in row]
+            before = connection.total_changes
             last = connection.execute(self._text(count), values).lastrowid or 0
+            if self._counted and connection.total_changes - before != count:
+                raise _gone()
             start += count
         return last
 
@@ -40,13 +45,20 @@ class Statement:
         return text
 
 
+def _gone() -> sqlite3.IntegrityError:
+    error = sqlite3.IntegrityError("a row to change is gone")
+    # As SQLite says it of rows that contradict each other: it will not get better by itself.
+    error.sqlite_errorcode = sqlite3.SQLITE_CONSTRAINT
+    return error
+
+
 def insertion(into: str, on_conflict: str = "") -> Statement:
     """Insert rows; ``into`` names a table and the columns of a row."""
     return Statement(f"INSERT INTO {into} VALUES", into.count(",") + 1, on_conflict)
 
 
 def change(table: str, key: str, columns: Sequence[str], changes: str) -> Statement:
-    """Change the rows of ``table`` whose ``key`` is there, at most once each.
+    """Change the rows of ``table`` with these keys, which must be there, at most once each.
 
     A row of values is the key and ``columns``; ``changes`` says what becomes of them, which it knows as `new`.
     """
@@ -55,4 +67,5 @@ def change(table: str, key: str, columns: Sequence[str], changes: str) -> Statem
         f"WITH new ({names}) AS (VALUES",
         len(columns) + 1,
         f") UPDATE {table} SET {changes} FROM new WHERE {table}.{key} = new.{key}",  # noqa: S608  # made of constants
+        counted=True,
     )
