@@ -14,6 +14,7 @@ import asyncio
 import gc
 import socket
 import sys
+from http import HTTPStatus
 from pathlib import Path
 from typing import cast
 
@@ -25,6 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kheish.core.messages import Generation
+from kheish.daemon.one_write import OneWriteProtocol
 from kheish.engine.prompt import system_prompt
 from kheish.providers.chat_completions import build_body
 from kheish.providers.drivers import Driver
@@ -116,6 +118,8 @@ async def asked(model: Target, body: bytes) -> bytes:
     answer = b""
     exchange = await model.send(body)
     try:
+        if exchange.status != HTTPStatus.OK:
+            raise RuntimeError(f"the model server answered {exchange.status}")
         while piece := await exchange.read():
             answer += piece
     finally:
@@ -158,7 +162,7 @@ def main(state: str, workspace: str, model_url: str, engine: str = "ours") -> No
     gc.freeze()
     gc.set_threshold(*_COLLECTIONS)
     config = uvicorn.Config(
-        Starlette(routes=routes), log_level="warning", access_log=False, loop="uvloop", http="httptools"
+        Starlette(routes=routes), log_level="warning", access_log=False, loop="uvloop", http=OneWriteProtocol
     )
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 
 import httpx2
 import pytest
 
+from kheish.providers import http1_pool
 from kheish.providers.chat_completions import ChatDecoder
 from kheish.providers.exchanges import ModelClient
 from kheish.providers.http1_pool import Http1Client
@@ -175,3 +176,28 @@ async def test_behind_a_proxy_the_library_makes_the_calls(monkeypatch: pytest.Mo
 
     assert items[0] == TextDelta(text="one")
     assert sent[0].startswith(b"POST http://a-model.invalid/v1 ")
+
+
+@pytest.mark.parametrize(("host", "written"), [("straße.example", "xn--strae-oqa.example"), ("model.example", None)])
+def test_a_name_is_written_as_the_library_writes_it(host: str, written: str | None) -> None:
+    origin, named, _ = http1_pool._address(f"https://{host}/v1")
+
+    assert (origin[1], named) == (written or host, written or host)
+    assert origin[1] == httpx2.URL(f"https://{host}").raw_host.decode()
+
+
+@both_ways
+async def test_a_header_that_would_be_two_is_refused_before_anything_is_sent(
+    client: Callable[[], ModelClient],
+) -> None:
+    async with aclosing(client()) as models:
+        with pytest.raises(ValueError, match="a header cannot be sent"):
+            models.target("http://127.0.0.1:9/v1", {"x-key": "a\r\nb: c"})
+
+
+@both_ways
+async def test_closing_an_exchange_again_does_nothing(client: Callable[[], ModelClient]) -> None:
+    async with answering(sized(b"x")) as (url, _), aclosing(client()) as models:
+        exchange = await models.target(url, {}).send(b"x")
+        await exchange.aclose()
+        await exchange.aclose()

@@ -164,7 +164,7 @@ class Api:
 
     def _reached(self, segments: list[str]) -> list[_Place]:
         """Where a path ends that fits; one with the segment itself before one with any id in its place."""
-        places = [self._root]
+        places = [] if segments[0] else [self._root]
         for segment in segments[1:]:
             keys = (segment, None) if segment else ()
             places = [found for place in places for key in keys if (found := place.next.get(key)) is not None]

@@ -135,9 +135,17 @@ def _with_cors(send: Send, origin: str) -> Send:
     return sending
 
 
+_LONGEST_HOST = 300
+"""Characters of a host's name with its port, and some more."""
+
+
+def _is_loopback_host(host: str) -> bool:
+    return len(host) <= _LONGEST_HOST and _names_loopback(host)
+
+
 # Clients of an open daemon name few hosts, and each request names one.
 @lru_cache(maxsize=64)
-def _is_loopback_host(host: str) -> bool:
+def _names_loopback(host: str) -> bool:
     try:
         name = urlsplit(f"//{host}").hostname
     except ValueError:

@@ -168,7 +168,9 @@ class Connection(asyncio.Protocol):
 
     def let_go(self) -> None:
         """The exchange is over, or given up: keep the connection if it can be used again."""
-        answer, network = self.answer, self.network
+        answer, network = self._answer, self.network
+        if answer is None:
+            return
         self._answer = None
         answer.close()
         usable = answer.reusable and not self._paused and not network.is_closing()

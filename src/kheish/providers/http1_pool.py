@@ -71,7 +71,7 @@ class Http1Client:
     async def _connected(self, origin: Origin) -> Connection:
         scheme, host, port = origin
         made = Connection(self, origin)
-        tls, name = (self._tls_context(), host) if scheme == "https" else (None, None)
+        tls, name = (await self._tls_context(), host) if scheme == "https" else (None, None)
         try:
             reached = await dial(host, port)
             loop = asyncio.get_running_loop()
@@ -80,12 +80,10 @@ class Http1Client:
             raise ExchangeFailed("ConnectError", str(error)) from error
         return made
 
-    def _tls_context(self) -> ssl.SSLContext:
+    async def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
-            import httpx2  # late: a daemon whose models are near needs nothing of it
-
-            self._tls = httpx2.create_ssl_context()
-            self._tls.set_alpn_protocols(["http/1.1"])
+            # Off the event loop: it takes a while, once, and streams go on meanwhile.
+            self._tls = await asyncio.to_thread(_new_tls_context)
         return self._tls
 
     def opened(self, connection: Connection) -> None:
@@ -104,6 +102,14 @@ class Http1Client:
             idle.remove(connection)
         if not idle:
             self._idle.pop(connection.origin, None)
+
+
+def _new_tls_context() -> ssl.SSLContext:
+    import httpx2  # late: a daemon whose models are near needs nothing of it
+
+    context = httpx2.create_ssl_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 class Http1Target:
@@ -137,10 +143,21 @@ def written(lines: Sequence[bytes]) -> bytes:
     return head
 
 
+def _in_ascii(host: str) -> str:
+    if host.isascii():
+        return host
+    import httpx2  # late: it knows how such names are written, which the standard library's codec does no longer
+
+    try:
+        return httpx2.URL(f"https://{host}").raw_host.decode()
+    except httpx2.InvalidURL as error:
+        raise ValueError(str(error)) from None
+
+
 def _address(url: str) -> tuple[Origin, str, str]:
     """Where to connect, the host's name in the request, and the path with its query."""
     parts = urlsplit(url)
-    host, usual = (parts.hostname or "").encode("idna").decode(), _PORTS.get(parts.scheme)
+    host, usual = _in_ascii(parts.hostname or ""), _PORTS.get(parts.scheme)
     if not host or usual is None:
         raise ValueError("only http and https are spoken here, with a host")
     port = parts.port or usual

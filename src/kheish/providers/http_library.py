@@ -8,7 +8,7 @@ import httpx2
 
 from kheish.providers.exchanges import Exchange, ExchangeFailed, Target
 from kheish.providers.http1 import Connection
-from kheish.providers.http1_pool import MAX_IDLE
+from kheish.providers.http1_pool import MAX_IDLE, written
 
 
 def proxied_client() -> httpx2.AsyncClient:
@@ -25,6 +25,7 @@ class LibraryClient:
 
     def target(self, url: str, headers: Mapping[str, str]) -> Target:
         """Prepare calls; see `ModelClient`."""
+        written([f"{name}: {value}".encode() for name, value in headers.items()])
         try:
             fixed = self._client.build_request("POST", url, headers=dict(headers))
         except (TypeError, httpx2.InvalidURL) as error:
