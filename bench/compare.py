@@ -9,7 +9,7 @@ from bench.figures import Figure, Results, Spread
 from bench.report import LIMIT, spread
 
 _LEAST_MOVE = 0.05
-"""Of the figure as it was."""
+"""Of the larger figure."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,14 +65,13 @@ def compare(before: Results, after: Results) -> Comparison:
 
 
 def outside(before: Spread, after: Spread) -> bool:
-    """Whether each median lies outside of the other's rounds, and the move is worth a line.
+    """Whether the median moved by more than both spreads together, and the move is worth a line.
 
-    Either median alone is outside by chance often enough, with three rounds; and rounds may agree by chance. A single
-    round has no spread: only the other's tells.
+    With three rounds each, medians lie outside of each other's rounds by chance in one row of five, and the minutes of
+    two runs differ besides. A single round has no spread: only the other's tells.
     """
-    if abs(after.median - before.median) <= _LEAST_MOVE * abs(before.median):
-        return False
-    return not before.low <= after.median <= before.high and not after.low <= before.median <= after.high
+    by = abs(after.median - before.median)
+    return by > _LEAST_MOVE * max(abs(before.median), abs(after.median)) and by > before.width + after.width
 
 
 def lines(found: Comparison, before: Results, after: Results) -> list[str]:

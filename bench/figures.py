@@ -17,6 +17,11 @@ class Spread:
     high: float
     rounds: int = 3
 
+    @property
+    def width(self) -> float:
+        """How far the rounds lie apart."""
+        return self.high - self.low
+
     @classmethod
     def of(cls, rounds: Sequence[float]) -> Spread:
         return cls(median=statistics.median(rounds), low=min(rounds), high=max(rounds), rounds=len(rounds))
