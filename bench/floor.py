@@ -130,9 +130,11 @@ async def asked(model: Target, body: bytes) -> bytes:
 def model_client(engine: str) -> ModelClient:
     """The daemon's, or for `library` the HTTP library as it comes."""
     if engine == "library":
-        from kheish.providers.http_library import LibraryClient, proxied_client
+        import httpx2
 
-        return LibraryClient(proxied_client())
+        from kheish.providers.http_library import LibraryClient
+
+        return LibraryClient(httpx2.AsyncClient(timeout=None))
     return new_model_client()
 
 

@@ -22,7 +22,7 @@ from bench.watched import Name, Place, place
 from bench.watchers import Lateness
 
 NAMES: tuple[Name, ...] = ("daemon", "relay")
-_QUICK_STEPS = (STEPS[0], 200, 250, 300, 400, STEPS[-1])
+_QUICK_STEPS = (STEPS[0], 250, 400, STEPS[-1])
 _QUICKLY = Patience(hold_s=0.8, begin_s=5.0)
 _FULLY = Patience(hold_s=3.0, begin_s=10.0)
 _NEVER_MS = 10_000.0

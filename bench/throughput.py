@@ -19,7 +19,7 @@ from bench.sides import NO_TOOL, ONE_TOOL, Driven, Kind, Sides, drive, sides
 from bench.submits import Submits, submit_figures, submits
 
 KINDS = (NO_TOOL, ONE_TOOL)
-RUNS_BY_SESSIONS = {1: (400, 60), 16: (60, 10), 64: (15, 3)}
+RUNS_BY_SESSIONS = {1: (400, 50), 16: (60, 6), 64: (15, 2)}
 """How many runs each session makes in a full and in a quick run."""
 _MODEL_PATH = "/v1/chat/completions"
 _MODEL_BODY = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
