@@ -7,15 +7,18 @@ import hashlib
 import json
 import sqlite3
 import stat
+from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kheish.auth.audit_chain import SigningKey
+from kheish.auth.audit_chain import Fault, SigningKey
 from kheish.auth.audit_key import AuditKeyRefused, write_key_file
 from kheish.core.jsonvalue import encode
+from kheish.core.problems import StoreUnavailable
+from kheish.external_actions import store
 from tests.auth.test_audit_chain import verified_by_hand
 from tests.external_actions.rows import change
 from tests.fakes.model_server import Answer, ModelServer, Refusal, Request
@@ -268,6 +271,32 @@ async def test_a_record_that_is_lost_while_its_run_waits_ends_the_run(tmp_path: 
         await house.settled()
 
         assert ((await house.run(run_id))["status"], house.count) == ("failed", [])
+
+
+async def test_a_commit_that_failed_has_no_chain_read_from_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    check = store.check_bucket
+
+    def watched(connection: sqlite3.Connection, bucket: str, keys: Collection[str]) -> Fault | None:
+        read.append(bucket)
+        return check(connection, bucket, keys)
+
+    monkeypatch.setattr(store, "check_bucket", watched)
+    async with opened(tmp_path) as house:
+        await house.session()
+        run_id = await done(house, "count once")
+        database = house.daemon.board._feed._database
+        with pytest.raises(StoreUnavailable):
+            await database.write(lambda transaction: transaction.connection.execute("INSERT INTO nothing VALUES (1)"))
+        [pending] = (await house.run(run_id))["pending_approvals"]
+        resolution = {"request_id": pending["id"], "behavior": "allow"}
+        await house.post(f"/v1/runs/{run_id}/approvals", {"resolutions": [resolution]})
+        await house.settled()
+
+        assert told(await records(house, run_id)) == [*MODEL, *BASH, *MODEL]
+    assert read == []
 
 
 # Restarts and concurrency
