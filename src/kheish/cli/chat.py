@@ -46,6 +46,8 @@ class Chat:
         self._events: queue.SimpleQueue[Event | Failure] = queue.SimpleQueue()
         self._settled: set[str] = set()
         """Requests that were answered here; a late event must not ask again."""
+        self._watching = threading.Event()
+        """Its stream stands: what a model writes from now on is seen."""
         # From the position now, so that nothing between here and the first connection is lost.
         cursor = tail_cursor(client)
         threading.Thread(target=self._read, args=(cursor,), name="chat-events", daemon=True).start()
@@ -62,6 +64,8 @@ class Chat:
                 self.screen.note("")
                 continue
             if line.strip():
+                # Not for ever: a daemon that cannot be reached is found out by the request.
+                self._watching.wait(_LOOK_AFTER_SECONDS)
                 run = self._client.call_object("POST", "sessions", self._session_id, "runs", body={"content": line})
                 self.follow(run)
 
@@ -120,7 +124,9 @@ class Chat:
     def _read(self, cursor: int) -> None:
         try:
             with translated():
-                for event in self._client.sdk.sessions.stream(self._session_id, cursor=cursor):
+                for event in self._client.sdk.sessions.stream(
+                    self._session_id, cursor=cursor, opened=self._watching.set
+                ):
                     self._events.put(event)
         except Failure as failure:
             self._events.put(failure)

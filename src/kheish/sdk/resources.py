@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 from kheish.sdk import decisions, flows, repeating, requests, streams
 from kheish.sdk.decisions import Answers
@@ -71,9 +71,14 @@ class Sessions(Resource):
         """The session's journal, outputs and run events."""
         return self._transport.call(requests.session_events(session_id))
 
-    def stream(self, session_id: str, cursor: int | None = None) -> Generator[Event, None, None]:
-        """What happens in the session, without end; from now on unless ``cursor`` is given."""
-        return self._transport.changes(streams.session(session_id, cursor))
+    def stream(
+        self, session_id: str, cursor: int | None = None, *, opened: Callable[[], object] | None = None
+    ) -> Generator[Event, None, None]:
+        """What happens in the session, without end; from now on unless ``cursor`` is given.
+
+        ``opened`` is called whenever a connection stands: text that a model writes before that is not told.
+        """
+        return self._transport.changes(streams.session(session_id, cursor, opened))
 
     def submit(
         self,

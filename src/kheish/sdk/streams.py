@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,8 @@ class Watched:
     cursor: int | None = None
     """Deliver only events after this id; 0 is everything still kept, None from now on."""
     filters: Mapping[str, str] = field(default_factory=dict)
+    opened: Callable[[], object] | None = None
+    """Called whenever a connection stands."""
 
 
 def everything(cursor: int | None, session_id: str | None, run_id: str | None) -> Watched:
@@ -44,8 +46,8 @@ def everything(cursor: int | None, session_id: str | None, run_id: str | None) -
     return Watched(path="/v1/events/stream", scope=scope, cursor=cursor, filters=filters)
 
 
-def session(session_id: str, cursor: int | None) -> Watched:
-    return Watched(path=session_path(session_id, "stream"), scope="session", cursor=cursor)
+def session(session_id: str, cursor: int | None, opened: Callable[[], object] | None = None) -> Watched:
+    return Watched(path=session_path(session_id, "stream"), scope="session", cursor=cursor, opened=opened)
 
 
 def run(run_id: str, cursor: int | None) -> Watched:
@@ -83,6 +85,8 @@ class Subscription:
         """Note that a connection stands; yields a gap when events may have passed unseen between two connections."""
         self._decoder = Decoder()
         self._opened = time.monotonic()
+        if self._watched.opened is not None:
+            self._watched.opened()
         if self._failing_since is not None and self._cursor is None:
             data: JsonObject = {
                 "type": "stream_gap",
