@@ -118,7 +118,7 @@ def _throughput(rounds: Sequence[Round], kind: Kind, sessions: int) -> list[Figu
     library = [each.library[kind.key, sessions].per_s for each in rounds]
     return [
         figure(f"{key}.library", row, "runs/s", daemon, library, beside_name=LIBRARY, better="higher", aim=_LEAST_RUNS),
-        figure(key, row, "runs/s", daemon, floor, better="higher"),
+        figure(key, row, "runs/s", daemon, floor, better="higher", aim=_LEAST_RUNS),
     ]
 
 
@@ -152,7 +152,7 @@ def _overhead(rounds: Sequence[Round], kind: Kind, percentile: int) -> list[Figu
     aim = f"at most {_MOST_OVERHEAD[percentile]:g} x"
     return [
         figure(f"{key}.library", row, "ms", daemon, library, beside_name=LIBRARY, aim=aim, note=note),
-        figure(key, row, "ms", daemon, floor),
+        figure(key, row, "ms", daemon, floor, aim=aim),
     ]
 
 
