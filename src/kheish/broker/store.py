@@ -36,8 +36,6 @@ ON CONFLICT (slot_id) DO UPDATE SET at_ms = excluded.at_ms
 """
 
 
-_MODEL_CALLS = (e.ModelReplied, e.ModelFailed, e.Compacted)
-"""Entries with a model call behind them."""
 _KNOWN_LEASES = 1024
 """A lease serves the calls of half a minute: its row is written with the first of them."""
 
@@ -52,7 +50,7 @@ class CredentialsProjection:
     def apply(self, transaction: Transaction, transition: Transition) -> None:
         for recorded in transition.entries:
             entry = recorded.entry
-            use = entry.access if isinstance(entry, _MODEL_CALLS) else None
+            use = entry.access if isinstance(entry, e.MODEL_CALLS) else None
             if use is None or self._written.find(transaction, use.lease_id):
                 continue
             route = next((run.route.route_id for run in transition.runs if run.run_id == recorded.run_id), "")

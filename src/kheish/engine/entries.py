@@ -352,6 +352,9 @@ Entry = (
     | SessionEnded
 )
 
+MODEL_CALLS = (ModelReplied, ModelFailed, Compacted)
+"""Entries with a model call behind them: with its `usage` and its `access`."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recorded:

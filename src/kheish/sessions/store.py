@@ -269,16 +269,13 @@ def _after(before: Mapping[str, object], fields: Mapping[str, object]) -> dict[s
     return row
 
 
-_MODEL_CALLS = (e.ModelReplied, e.ModelFailed, e.Compacted)
-
-
 def _counts(transition: Transition) -> tuple[int, int, int, float]:
     """What the entries of a commit take in bytes, and the tokens and dollars of their model calls."""
     read = written = 0
     cost = 0.0
     for recorded in transition.entries:
         entry = recorded.entry
-        if recorded.run_id is not None and isinstance(entry, _MODEL_CALLS):
+        if recorded.run_id is not None and isinstance(entry, e.MODEL_CALLS):
             read += entry.usage.input_tokens
             written += entry.usage.output_tokens
             cost += entry.usage.cost_usd

@@ -41,8 +41,6 @@ SELECT CAST(route_id AS TEXT) AS route_id, CAST(model AS TEXT) AS model,
 """
 _RECENT_SESSIONS = 1024
 """Sessions whose totals stay in memory; the others are read again."""
-_MODEL_CALLS = (e.ModelReplied, e.ModelFailed, e.Compacted)
-"""Entries with a model call behind them."""
 _NOTHING = Usage()
 
 
@@ -71,7 +69,7 @@ class _Use:
 def _uses(transition: Transition) -> Iterator[_Use]:
     for recorded in transition.entries:
         entry = recorded.entry
-        if recorded.run_id is None or not isinstance(entry, _MODEL_CALLS) or entry.usage == _NOTHING:
+        if recorded.run_id is None or not isinstance(entry, e.MODEL_CALLS) or entry.usage == _NOTHING:
             continue
         used = entry.usage
         counted = Usage(input_tokens=used.input_tokens, output_tokens=used.output_tokens, cost_usd=used.cost_usd)
