@@ -149,13 +149,13 @@ class RunsProjection:
                 self._tell_entry(transaction, recorded, agents.get(recorded.run_id, ""))
         for run in transition.runs:
             if run.status is not RunStatus.QUEUED:
-                self._publish(transaction, "run_updated", run, {"run": views[run.run_id]})
+                self._publish(transaction, "run_updated", run.session_id, run.run_id, {"run": views[run.run_id]})
 
     def _tell_accepted(self, transaction: Transaction, transition: Transition, accepted: dict[str, RunState]) -> None:
         """Every run is seen queued once, also when it starts in the commit of its acceptance."""
         for run in accepted.values():
             view = run_view(run, _accepted_position(run, transition.session))
-            self._publish(transaction, "run_updated", run, {"run": view})
+            self._publish(transaction, "run_updated", run.session_id, run.run_id, {"run": view})
 
     def _tell_entry(self, transaction: Transaction, recorded: e.Recorded, agent_id: str) -> None:
         session_id, run_id = recorded.session_id, recorded.run_id or ""
@@ -166,26 +166,14 @@ class RunsProjection:
             elif not transaction.connection.execute(_INSERT_OUTPUT, row).rowcount:
                 # A call that ran again after a restart: its output is there and was told.
                 continue
-            self._feed.append(
-                transaction,
-                type="output",
-                session_id=session_id,
-                run_id=run_id,
-                data={"type": "output", "output": record},
-            )
+            self._publish(transaction, "output", session_id, run_id, {"output": record})
         for trace in traces(recorded, agent_id):
-            self._feed.append(
-                transaction,
-                type="trace",
-                session_id=session_id,
-                run_id=run_id,
-                data={"type": "trace", "trace": trace},
-            )
+            self._publish(transaction, "trace", session_id, run_id, {"trace": trace})
 
-    def _publish(self, transaction: Transaction, kind: str, run: RunState, data: dict[str, JsonValue]) -> None:
-        self._feed.append(
-            transaction, type=kind, session_id=run.session_id, run_id=run.run_id, data={"type": kind, **data}
-        )
+    def _publish(
+        self, transaction: Transaction, kind: str, session_id: str, run_id: str, data: dict[str, JsonValue]
+    ) -> None:
+        self._feed.append(transaction, type=kind, session_id=session_id, run_id=run_id, data={"type": kind, **data})
 
 
 def _accepted(transition: Transition) -> dict[str, RunState]:
