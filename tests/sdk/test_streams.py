@@ -186,6 +186,22 @@ async def test_a_stream_that_never_works_ends_in_an_error_after_the_grace(
         await anext(client.events.stream(cursor=0))
 
 
+async def test_who_watches_is_told_of_each_connection_before_its_first_event(
+    serve: ServerFactory, connect: ClientFactory
+) -> None:
+    def respond(asked: Asked) -> Behaviour:
+        again = "last-event-id" in asked.headers
+        return Streams(pieces=[updated("running", 5 if again else 4)], then="hold" if again else "end")
+
+    told: list[str] = []
+    stream = connect(serve(respond)).sessions.stream("demo", cursor=0, opened=lambda: told.append("stands"))
+    assert told == []
+    for _ in range(2):
+        told.append(str((await anext(stream)).id))
+    await stream.aclose()
+    assert told == ["stands", "4", "stands", "5"]
+
+
 def text_server(serve: ServerFactory, pieces: list[bytes], final: dict[str, Any]) -> Any:
     def respond(asked: Asked) -> Behaviour:
         return Streams(pieces=pieces, then="hold") if asked.path.endswith("/stream") else Says(body=final)
