@@ -15,7 +15,7 @@ from kheish.core.messages import Message
 from kheish.providers.protocol import ModelRequest
 from kheish.providers.upstream_errors import unsendable
 
-_SHORT = 32
+_SHORT = 8
 """Messages; fewer are written anew, so that a session of a few turns keeps nothing here."""
 _MAX_BYTES = 16 * 1024 * 1024
 """Of all conversations together; those that were written longest ago go first."""
