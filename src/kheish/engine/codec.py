@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from enum import Enum
 from typing import cast
 
 from kheish.core.jsonvalue import JsonObject, JsonValue, decode_object, encode
@@ -90,6 +91,8 @@ def _plain(value: object) -> JsonValue:
         return [item if type(item) in _PLAIN else _plain(item) for item in cast("tuple[JsonValue, ...]", value)]
     if kind in _PART_NAMES:
         return {"type": _PART_NAMES[kind], **_fields(value)}
+    if isinstance(value, Enum):
+        return cast("str", value.value)
     return _fields(value) if kind in _DEFAULTS or dataclasses.is_dataclass(kind) else cast("JsonValue", value)
 
 

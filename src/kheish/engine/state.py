@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from operator import attrgetter
+from dataclasses import dataclass, replace
 
 from kheish.core.jsonvalue import JsonObject
 from kheish.core.messages import FinishReason, Generation, TextPart, ToolCallPart, ToolChoice, Usage
@@ -56,7 +55,7 @@ class CallState:
         return self.decision.ruling in (Ruling.DENY, Ruling.REFUSE)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class RunState:
     """Everything that is known about one run; each field comes from the journal."""
 
@@ -150,19 +149,12 @@ def accept(recorded: Recorded, entry: e.InputAccepted) -> RunState:
 
 def apply(state: RunState, recorded: Recorded) -> RunState:
     """Return the state after one more entry of this run."""
-    values: _Changes = dict(zip(_FIELDS, _values(state), strict=True))
-    values.update(updated_at_ms=recorded.at_ms, last_offset=recorded.offset, **_changes(state, recorded))
     after = object.__new__(RunState)
-    for put, value in zip(_PUT, values.values(), strict=True):
-        put(after, value)
+    # `replace`, without its look at each of some thirty fields and without the constructor of a frozen class.
+    fields = vars(after)
+    fields.update(vars(state))
+    fields.update(updated_at_ms=recorded.at_ms, last_offset=recorded.offset, **_changes(state, recorded))
     return after
-
-
-# Every entry makes a new state of some thirty fields: this is `replace` without its look at each of them, and without
-# the constructor of a frozen class, which takes as long again.
-_FIELDS = tuple(field.name for field in fields(RunState))
-_values = attrgetter(*_FIELDS)
-_PUT = tuple(getattr(RunState, name).__set__ for name in _FIELDS)
 
 
 _Changes = dict[str, object]

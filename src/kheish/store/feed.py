@@ -122,11 +122,12 @@ class Feed:
         rows = [(one.type, one.session_id, one.run_id, one.data.decode()) for one in changes]
         newest = _INSERT.run(connection, rows)
         first, before = newest - len(changes) + 1, self._window
-        self._written = replace(
-            before,
+        self._written = _Window(
             oldest_id=before.oldest_id or first,
             bytes=before.bytes + sum(len(one.data) for one in changes),
+            weighed=before.weighed,
             since_trim=before.since_trim + len(changes),
+            evicted=before.evicted,
         )
         if self._written.since_trim >= min(_TRIM_EVERY_ROWS, self._capacity):
             self._written = self._trimmed(connection, replace(self._written, since_trim=0), newest)

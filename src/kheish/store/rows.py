@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Sequence
 
@@ -14,11 +15,14 @@ class Statement:
 
     __slots__ = ("_after", "_before", "_counted", "_row", "_texts")
 
-    def __init__(self, before: str, columns: int, after: str = "", *, counted: bool = False) -> None:
+    def __init__(
+        self, before: str, columns: int, after: str = "", *, alone: str | None = None, counted: bool = False
+    ) -> None:
+        """``alone`` does the same with one row, for less."""
         self._before, self._after = before, after
         self._counted = counted
         self._row = f"({', '.join('?' * columns)})"
-        self._texts: dict[int, str] = {}
+        self._texts = {} if alone is None else {1: alone}
 
     def run(self, connection: sqlite3.Connection, rows: Sequence[tuple[object, ...]]) -> int:
         """Write ``rows``, in their order, and return the rowid of the last one if it was inserted.
@@ -62,10 +66,13 @@ def change(table: str, key: str, columns: Sequence[str], changes: str) -> Statem
 
     A row of values is the key and ``columns``; ``changes`` says what becomes of them, which it knows as `new`.
     """
-    names = ", ".join((key, *columns))
+    names = (key, *columns)
+    places = {name: f"?{place}" for place, name in enumerate(names, start=1)}
+    values = re.sub(r"\bnew\.(\w+)", lambda found: places[found[1]], changes)
     return Statement(
-        f"WITH new ({names}) AS (VALUES",
-        len(columns) + 1,
+        f"WITH new ({', '.join(names)}) AS (VALUES",
+        len(names),
         f") UPDATE {table} SET {changes} FROM new WHERE {table}.{key} = new.{key}",  # noqa: S608  # made of constants
+        alone=f"UPDATE {table} SET {values} WHERE {key} = ?1",  # noqa: S608
         counted=True,
     )

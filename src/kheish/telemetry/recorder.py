@@ -103,10 +103,14 @@ class _Answers:
         self.cost = work.cost.labels(route)
 
     def spend(self, usage: Usage) -> None:
-        self.input_tokens.inc(max(0, usage.input_tokens))
-        self.output_tokens.inc(max(0, usage.output_tokens))
-        self.cached_input_tokens.inc(max(0, usage.cached_input_tokens))
-        self.cost.inc(max(0.0, usage.cost_usd))
+        if usage.input_tokens > 0:
+            self.input_tokens.inc(usage.input_tokens)
+        if usage.output_tokens > 0:
+            self.output_tokens.inc(usage.output_tokens)
+        if usage.cached_input_tokens > 0:
+            self.cached_input_tokens.inc(usage.cached_input_tokens)
+        if usage.cost_usd > 0:
+            self.cost.inc(usage.cost_usd)
 
 
 class Recorder:
