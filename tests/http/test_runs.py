@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -230,6 +233,60 @@ async def test_pages_in_descending_order_are_the_reverse(house: House) -> None:
     assert [run["run_id"] for run in page["items"] + rest["items"]] == ["run-3", "run-2", "run-1"]
 
 
+def cursor(key: str) -> str:
+    return base64.urlsafe_b64encode(key.encode()).rstrip(b"=").decode()
+
+
+async def test_pages_go_by_acceptance_whatever_the_clock_said_and_whatever_was_damaged(tmp_path: Path) -> None:
+    """The cursors are those that older releases gave out."""
+    async with opened(tmp_path) as house:
+        for number in range(1, 13):
+            await house.session(f"s{number % 2}")
+            await house.submit("hi", f"s{number % 2}")
+            await house.settled(f"s{number % 2}")
+    with closing(sqlite3.connect(tmp_path / "state" / "kheish.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE runs SET submitted_at_ms = 1000 - number")
+        connection.execute("UPDATE runs SET run_id = 'x' || run_id WHERE number = 4")
+    numbers = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    async with opened(tmp_path) as house:
+        for order, expected in (("asc", numbers), ("desc", numbers[::-1])):
+            for of_session in ({}, {"session_id": "s0"}):
+                walked: list[int] = []
+                params: dict[str, object] = {"page": "true", "limit": 1, "order": order, **of_session}
+                while params:
+                    page = (await house.get("/v1/runs", **params)).json()
+                    walked += [int(run["run_id"].rpartition("-")[2]) for run in page["items"]]
+                    following = page["pagination"]["next_cursor"]
+                    params = {**params, "cursor": following} if following else {}
+                assert walked == [number for number in expected if not of_session or number % 2 == 0]
+        newest = [run["run_id"] for run in (await house.get("/v1/runs", limit=2)).json()]
+        after = (await house.get("/v1/runs", cursor=cursor(f"{991:020d}:run-9"), limit=1)).json()
+        ends = [await house.get("/v1/runs", cursor=cursor(f"{5:020d}:run-{n}")) for n in ("9" * 19, "-" + "9" * 19)]
+
+    assert newest == ["run-11", "run-12"]
+    assert [run["run_id"] for run in after["items"]] == ["run-10"]
+    assert after["pagination"]["next_cursor"] == cursor(f"{990:020d}:run-10")
+    assert [len(page.json()["items"]) for page in ends] == [0, 12]
+
+
+async def test_runs_that_waited_in_one_queue_have_their_own_outputs(free: House) -> None:
+    await free.session()
+    await free.session("t")
+    for text, session_id in (("hold", "s"), ("emit", "s"), ("emit", "t"), ("emit", "s"), ("hi", "s")):
+        await free.submit(text, session_id)
+    free.release()
+    await free.settled()
+    await free.settled("t")
+    listed = (await free.get("/v1/runs")).json()
+    outputs = {run["run_id"]: [output["content"] for output in run["outputs"]] for run in listed}
+
+    assert {output["run_id"] for run in listed for output in run["outputs"]} == set(outputs)
+    assert [len(outputs[f"run-{number}"]) for number in range(1, 6)] == [1, 2, 2, 2, 1]
+    assert [found[0] for found in outputs.values()].count("half way") == 3
+    for run in listed:
+        assert (await free.run(run["run_id"]))["outputs"] == run["outputs"]
+
+
 async def test_live_runs_come_first_when_asked(free: House) -> None:
     await free.session("held")
     held = await free.submit("hold", "held")
@@ -253,6 +310,7 @@ async def test_live_runs_come_first_when_asked(free: House) -> None:
         ({"cursor": ""}, "invalid_cursor"),
         ({"cursor": "aGVsbG8"}, "invalid_cursor"),
         ({"cursor": "é"}, "invalid_cursor"),
+        ({"cursor": "MDAwMDAwMDAwMDAwMDAwMDA5OTE6cnVuLXg"}, "invalid_cursor"),
     ],
 )
 async def test_bad_paging_is_refused(house: House, params: dict[str, str], code: str) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from kheish.state.store import tables
-from kheish.state.vacuum import content_digest
+from kheish.state.vacuum import content_digest, vacuum
 from kheish.store.database import SqliteDatabase
 from kheish.store.migrations import Migration, MigrationFailed, migrate, shipped
+from tests.fakes.watching import Each
 from tests.http.house import opened
 from tests.state.conftest import Kept, allow
 
@@ -166,3 +169,103 @@ def test_entries_and_records_are_the_same_in_order_of_arrival(tmp_path: Path) ->
 
     assert after == before
     assert len(after["journal"]) == len(after["external_actions"]) == 4
+
+
+def test_a_compacted_database_of_an_older_schema_counts_its_events_as_before(kept: Kept, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    as_the_first_release_had_it(kept, state / "kheish.db")
+    moved = Kept(tmp_path)
+    moved.change("DELETE FROM feed")
+    counted = moved.rows("SELECT seq FROM sqlite_sequence")
+    vacuum(state)
+
+    assert moved.rows("SELECT seq FROM sqlite_sequence") == counted == kept.rows("SELECT MAX(id) FROM feed")
+
+
+MADE_ANEW = ("runs", "outputs", "feed")
+"""By the tenth migration."""
+
+
+@contextmanager
+def of_schema(path: Path, number: int, kept: Kept) -> Iterator[sqlite3.Connection]:
+    """A database of an older schema with the runs, outputs and events of a daemon."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.row_factory = sqlite3.Row
+        migrate(connection, shipped()[:number])
+        connection.execute("ATTACH ? AS filled", (str(kept.database),))
+        for table in MADE_ANEW:
+            names = ", ".join(row["name"] for row in connection.execute(f"PRAGMA main.table_info({table})"))
+            connection.execute(f"INSERT INTO main.{table} ({names}) SELECT {names} FROM filled.{table}")
+        connection.execute("DETACH filled")
+        yield connection
+
+
+def contents(connection: sqlite3.Connection) -> dict[str, list[dict[str, object]]]:
+    found = {table: map(dict, connection.execute(f"SELECT * FROM {table}")) for table in MADE_ANEW}
+    return {table: sorted(rows, key=lambda row: repr(sorted(row.items()))) for table, rows in found.items()}
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+def test_runs_outputs_and_events_of_every_older_schema_are_the_same(kept: Kept, tmp_path: Path, number: int) -> None:
+    with of_schema(tmp_path / "old.db", number, kept) as connection:
+        before = contents(connection)
+        migrate(connection)
+        after = contents(connection)
+        shown = [connection.execute(f"SELECT * FROM sound_{table}").fetchall() for table in ("runs", "outputs")]
+        connection.execute("INSERT INTO feed (type, data) VALUES ('x', '{}')")
+        newest = connection.execute("SELECT MAX(id) FROM feed").fetchone()[0]
+
+    assert after == before
+    assert [len(rows) for rows in shown] == [len(after["runs"]), len(after["outputs"])]
+    assert newest == max(cast("int", row["id"]) for row in before["feed"]) + 1
+
+
+def test_damaged_runs_and_outputs_are_kept_unless_they_contradict_others(kept: Kept, tmp_path: Path) -> None:
+    with of_schema(tmp_path / "old.db", 9, kept) as connection:
+        for statement in (
+            "UPDATE runs SET number = x'ff' WHERE run_id = 'run-2'",
+            "UPDATE runs SET number = 'x' WHERE run_id = 'run-3'",
+            "UPDATE runs SET number = 3.5, request = x'ff', live = '{' WHERE run_id = 'run-4'",
+            "UPDATE runs SET run_id = NULL WHERE run_id = 'run-5'",
+            "UPDATE runs SET session_id = x'ff', first_offset = 'x' WHERE run_id = 'run-6'",
+            # Said to be another one: that one has only its id left to say what it is.
+            "UPDATE runs SET number = 3 WHERE run_id = 'run-7'",
+            "UPDATE outputs SET position = x'ff', session_id = 's'",
+            "UPDATE feed SET data = x'ff', type = x'ff' WHERE id = 3",
+        ):
+            assert connection.execute(statement).rowcount, statement
+        before = contents(connection)
+        migrate(connection)
+        after = contents(connection)
+        numbers = connection.execute("SELECT run_id, number FROM runs ORDER BY number, run_id").fetchall()
+
+    assert list(map(tuple, numbers)) == [
+        ("run-1", 1), ("run-2", 2), ("run-7", 3), ("run-4", 4), ("run-5", 5), ("run-6", 6), ("run-8", 8)
+    ]  # fmt: skip
+    assert (after["outputs"], after["feed"]) == (before["outputs"], before["feed"])
+    damaged = next(row for row in after["runs"] if row["run_id"] == "run-4")
+    assert (damaged["request"], damaged["live"]) == (b"\xff", "{")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("left", [0, 5])
+async def test_an_id_of_an_event_that_is_gone_is_not_given_out_again(kept: Kept, tmp_path: Path, left: int) -> None:
+    """Older releases could trim the newest events, when they were very large, and counted ids apart."""
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    (state / "kheish.db").touch(mode=0o600)
+    as_the_first_release_had_it(kept, state / "kheish.db")
+    moved = Kept(tmp_path)
+    newest = kept.rows("SELECT MAX(id) FROM feed")[0][0]
+    moved.change(f"DELETE FROM feed WHERE id > {left}")
+    async with opened(tmp_path) as house:
+        assert moved.verified()["findings"] == []
+        async with house.daemon.board._feed.subscribe(cursor=max(left, newest - 1)) as watch:
+            events = Each(watch)
+            await house.submit("hi")
+            first, second = [await anext(events) for _ in range(2)]
+
+    assert (first.type, first.id) == ("stream_gap", newest)
+    assert (second.type, second.id) == ("run_updated", newest + 1)
+    assert moved.verified()["findings"] == []

@@ -56,7 +56,6 @@ DAMAGES: dict[str, tuple[str, ...]] = {
     "key_run_missing": ("UPDATE idempotency SET run_id = 'run-77'",),
     "binding_session_missing": ("INSERT INTO binding_keys VALUES ('k', 'nobody')",),
     "event_damaged": ("UPDATE feed SET data = '{' WHERE id = 1",),
-    "event_ids_inconsistent": ("UPDATE sqlite_sequence SET seq = 1 WHERE name = 'feed'",),
     "schema_newer": ("INSERT INTO schema_migrations VALUES (999, 'x', 'y')",),
     "schema_changed": ("UPDATE schema_migrations SET sha256 = 'x' WHERE number = 1",),
 }

@@ -128,6 +128,23 @@ async def test_the_window_is_bounded_in_bytes_too_also_after_a_restart(tmp_path:
         assert sum(kept) <= limit < sum(kept) + kept[0]
 
 
+async def test_the_newest_event_stays_however_large_so_that_no_id_is_given_out_twice(tmp_path: Path) -> None:
+    path = tmp_path / "kheish.db"
+    for start in range(3):
+        database = SqliteDatabase(path)
+        database.run_offline(migrate)
+        feed = Feed(database, capacity=1, max_bytes=1)
+        database.run_offline(feed.load)
+        database.attach(feed)
+        assert feed.tail_id == 2 * start
+        await emit(database, feed, 1)
+        await emit(database, feed, 1)
+        kept = await database.read(lambda reader: [row["id"] for row in reader.execute("SELECT id FROM feed")])
+        database.close()
+
+        assert kept == [2 * start + 2]
+
+
 async def test_a_cursor_survives_a_restart_without_a_gap(tmp_path: Path) -> None:
     path = tmp_path / "kheish.db"
     database = SqliteDatabase(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 
@@ -23,8 +24,8 @@ from kheish.store.database import Database
 _MAX_UNPAGED = 10_000
 """A bare list stays within memory; the newest runs are kept."""
 _ORDERS = {False: "submitted_at_ms_asc,run_id_asc", True: "submitted_at_ms_desc,run_id_desc"}
-_FIRST = (-1, "")
-_LAST = (2**63 - 1, "")
+_FIRST, _LAST = -(2**63), 2**63 - 1
+_CURSOR = re.compile(r"[0-9]{20}:run-(-?[0-9]{1,19})")
 
 
 class RunNotFound(Problem):
@@ -169,16 +170,20 @@ class RunLedger:
         return row
 
     async def _page(self, paging: Paging, *, session_id: str | None, descending: bool) -> object:
-        after = (_LAST if descending else _FIRST) if paging.cursor is None else _position(paging.cursor)
+        after = (_LAST if descending else _FIRST) if paging.cursor is None else _number(paging.cursor)
+        limit = paging.page_limit
 
-        def query(reader: sqlite3.Connection) -> tuple[Sequence[dict[str, object]], int]:
-            rows = store.page(
-                reader, session_id=session_id, descending=descending, after=after, limit=paging.page_limit + 1
-            )
-            return _with_outputs(reader, rows), store.count(reader, session_id)
+        def query(reader: sqlite3.Connection) -> tuple[Sequence[dict[str, object]], Sequence[int], int]:
+            rows = store.page(reader, session_id=session_id, descending=descending, after=after, limit=limit + 1)
+            return _with_outputs(reader, rows), [row["number"] for row in rows], store.count(reader, session_id)
 
-        rows, total = await self._database.read(query)
-        return envelope(rows, paging=paging, total=total, order=_ORDERS[descending], key=_sort_key)
+        views, numbers, total = await self._database.read(query)
+
+        def key(last: Mapping[str, object]) -> str:
+            # The number, for an id can be damaged: the walk goes on from there all the same.
+            return f"{last['submitted_at_ms']:020d}:run-{numbers[limit - 1]}"
+
+        return envelope(views, paging=paging, total=total, order=_ORDERS[descending], key=key)
 
 
 class RunControl:
@@ -216,7 +221,7 @@ def live_view(state: SessionState, run_id: str) -> dict[str, object]:
 
 
 def _with_outputs(reader: sqlite3.Connection, rows: Sequence[sqlite3.Row]) -> Sequence[dict[str, object]]:
-    outputs = store.outputs_of(reader, [row["run_id"] for row in rows]) if rows else {}
+    outputs = store.outputs_of(reader, rows) if rows else {}
     views = []
     for row in rows:
         view = store.run_fields(row)
@@ -233,12 +238,9 @@ def _waiting_fields(row: sqlite3.Row) -> dict[str, object]:
     return fields
 
 
-def _sort_key(view: Mapping[str, object]) -> str:
-    return f"{view['submitted_at_ms']:020d}:{view['run_id']}"
-
-
-def _position(cursor: str) -> tuple[int, str]:
-    at_ms, colon, run_id = cursor.partition(":")
-    if len(at_ms) != 20 or not at_ms.isascii() or not at_ms.isdecimal() or not colon:
+def _number(cursor: str) -> int:
+    """Of the last run the client has seen: the time before it orders nothing, for a clock can be set back."""
+    found = _CURSOR.fullmatch(cursor)
+    if found is None:
         raise InvalidCursor
-    return min(int(at_ms), 2**63 - 1), run_id
+    return max(_FIRST, min(int(found[1]), _LAST))

@@ -25,7 +25,6 @@ _CHANGING = (
     "started_at_ms",
     "finished_at_ms",
     "last_offset",
-    "live",
     "request",
     "pending_approvals",
     "pending_questions",
@@ -33,17 +32,21 @@ _CHANGING = (
     "usage",
     "error",
 )
+"""While a run goes on; `live` does not, so that its index is left alone."""
+_CHANGES = ", ".join(f"{name} = new.{name}" for name in _CHANGING)
 _INSERT = insertion(
     "runs (run_id, number, session_id, agent_id, submitted_at_ms, accepted_position, first_offset, input_metadata, "
-    f"{', '.join(_CHANGING)})"
+    f"{', '.join(_CHANGING)}, live)"
 )
-_UPDATE = change("runs", "run_id", _CHANGING, ", ".join(f"{name} = new.{name}" for name in _CHANGING))
-_INSERT_ANSWER = insertion(
-    "outputs (session_id, run_id, call_id, position, body)", "ON CONFLICT (run_id, call_id) DO NOTHING"
-)
+_GO_ON = change("runs", "run_id", _CHANGING, _CHANGES)
+_END = change("runs", "run_id", _CHANGING, f"{_CHANGES}, live = 0")
+_INSERT_ANSWER = insertion("outputs (session_id, run_id, call_id, position, body)", "ON CONFLICT DO NOTHING")
 _INSERT_OUTPUT = """
-INSERT INTO outputs (session_id, run_id, call_id, position, body) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (run_id, call_id) DO NOTHING
+INSERT INTO outputs (session_id, run_id, call_id, position, body)
+SELECT ?1, ?2, ?3, ?4, ?5
+ WHERE NOT EXISTS (
+           SELECT 1 FROM outputs WHERE session_id = ?1 AND run_id = ?2 AND call_id = ?3 AND position BETWEEN ?6 AND ?4
+       )
 """
 _VIEW = """
 SELECT *, CASE WHEN status = 'queued' THEN (
@@ -53,15 +56,15 @@ SELECT *, CASE WHEN status = 'queued' THEN (
   FROM sound_runs AS runs
 """
 _GET = _VIEW + " WHERE run_id = :run_id"
-_NEWEST = _VIEW + " ORDER BY submitted_at_ms DESC, number DESC LIMIT :limit"
+_NEWEST = _VIEW + " ORDER BY number DESC LIMIT :limit"
 _NEWEST_OF_SESSION = _VIEW + " WHERE session_id = :session_id ORDER BY number DESC LIMIT :limit"
 _BY_LIVENESS = _VIEW + " WHERE live = :live ORDER BY updated_at_ms DESC, submitted_at_ms DESC LIMIT :limit"
 _BY_LIVENESS_OF_SESSION = (
     _VIEW + " WHERE session_id = :session_id AND live = :live"
     " ORDER BY updated_at_ms DESC, submitted_at_ms DESC LIMIT :limit"
 )
-_AFTER = "(submitted_at_ms, run_id) > (:at_ms, :after) ORDER BY submitted_at_ms, run_id LIMIT :limit"
-_BEFORE = "(submitted_at_ms, run_id) < (:at_ms, :after) ORDER BY submitted_at_ms DESC, run_id DESC LIMIT :limit"
+_AFTER = "number > :after ORDER BY number LIMIT :limit"
+_BEFORE = "number < :after ORDER BY number DESC LIMIT :limit"
 _PAGE_ASC = _VIEW + " WHERE " + _AFTER
 _PAGE_DESC = _VIEW + " WHERE " + _BEFORE
 _PAGE_ASC_OF_SESSION = _VIEW + " WHERE session_id = :session_id AND " + _AFTER
@@ -69,8 +72,11 @@ _PAGE_DESC_OF_SESSION = _VIEW + " WHERE session_id = :session_id AND " + _BEFORE
 _COUNT = "SELECT COUNT(*) AS total FROM runs"
 _COUNT_OF_SESSION = "SELECT COUNT(*) AS total FROM runs WHERE session_id = :session_id"
 _OUTPUTS = """
-SELECT run_id, body FROM sound_outputs
- WHERE run_id IN (SELECT value FROM json_each(:run_ids)) ORDER BY run_id, position
+SELECT outputs.run_id, outputs.body FROM json_each(:places) AS place
+ CROSS JOIN sound_outputs AS outputs
+         ON outputs.session_id = json_extract(place.value, '$[0]')
+            AND outputs.position BETWEEN json_extract(place.value, '$[1]') AND json_extract(place.value, '$[2]')
+ WHERE outputs.run_id IN (SELECT value FROM json_each(:run_ids)) ORDER BY outputs.position
 """
 _OUTPUTS_OF_SESSION = """
 SELECT body FROM sound_outputs WHERE session_id = :session_id ORDER BY position DESC LIMIT :limit
@@ -86,12 +92,7 @@ SELECT pending_approvals, pending_questions FROM sound_runs AS runs
 """
 _ACCEPTED_POSITIONS = "SELECT run_id, accepted_position FROM sound_runs WHERE session_id = :session_id"
 _LIVE_SESSIONS = "SELECT DISTINCT session_id FROM runs WHERE live = 1 AND typeof(session_id) = 'text'"
-_LAST_NUMBER = """
-SELECT MAX(COALESCE((SELECT number FROM runs WHERE typeof(number) = 'integer' ORDER BY number DESC LIMIT 1), 0),
-           COALESCE((SELECT MAX(CAST(SUBSTR(run_id, 5) AS INTEGER)) FROM runs WHERE number > 9223372036854775807), 0)
-       ) AS number
-"""
-# What is no integer any more is greater than every integer: found through the index, and not handed out again.
+_LAST_NUMBER = "SELECT COALESCE(MAX(number), 0) AS number FROM runs"
 _COUNT_ENDED_BEFORE = """
 SELECT COUNT(*) AS total FROM runs
  WHERE live = 0 AND finished_at_ms <= :cutoff_ms AND (:session_id IS NULL OR session_id = :session_id)
@@ -103,11 +104,11 @@ SELECT status, COUNT(*) AS runs FROM runs WHERE live = 1 GROUP BY status
 _DEEPEST_QUEUE = """
 SELECT COUNT(*) AS depth FROM runs WHERE status = 'queued' GROUP BY session_id ORDER BY depth DESC LIMIT 1
 """
-# The plus keeps SQLite from going through all runs in order of time when it can go through the live ones.
+# The plus as above.
 _LIVE = """
 SELECT run_id, status, submitted_at_ms, updated_at_ms, pending_approvals, pending_questions
   FROM sound_runs AS runs WHERE live = 1
- ORDER BY +submitted_at_ms, number
+ ORDER BY +number
 """
 _FIND_KEY = "SELECT run_id, fingerprint FROM idempotency WHERE scope = :scope AND key_hash = :key_hash"
 _INSERT_KEY = """
@@ -137,16 +138,17 @@ class RunsProjection:
         accepted = _accepted(transition)
         views = {run.run_id: run_view(run, queued_position(run, session)) for run in transition.runs}
         for run in transition.runs:
-            changing = _changing(run, views[run.run_id])
+            changing, over = _changing(run, views[run.run_id]), run.status.terminal
             if run.run_id in accepted:
-                transaction.add(_INSERT, ((*_unchanging(run, views[run.run_id], session), *changing),))
+                unchanging = _unchanging(run, views[run.run_id], session)
+                transaction.add(_INSERT, ((*unchanging, *changing, not over),))
             else:
-                transaction.add(_UPDATE, ((run.run_id, *changing),))
+                transaction.add(_END if over else _GO_ON, ((run.run_id, *changing),))
         self._tell_accepted(transaction, transition, accepted)
-        agents = {run.run_id: run.agent_id for run in transition.runs}
+        runs = {run.run_id: run for run in transition.runs}
         for recorded in transition.entries:
             if recorded.run_id is not None:
-                self._tell_entry(transaction, recorded, agents.get(recorded.run_id, ""))
+                self._tell_entry(transaction, recorded, runs.get(recorded.run_id))
         for run in transition.runs:
             if run.status is not RunStatus.QUEUED:
                 self._publish(transaction, "run_updated", run.session_id, run.run_id, {"run": views[run.run_id]})
@@ -157,17 +159,19 @@ class RunsProjection:
             view = run_view(run, _accepted_position(run, transition.session))
             self._publish(transaction, "run_updated", run.session_id, run.run_id, {"run": view})
 
-    def _tell_entry(self, transaction: Transaction, recorded: e.Recorded, agent_id: str) -> None:
+    def _tell_entry(self, transaction: Transaction, recorded: e.Recorded, run: RunState | None) -> None:
         session_id, run_id = recorded.session_id, recorded.run_id or ""
         for call_id, record in output_record(session_id, run_id, recorded.entry):
             row = (session_id, run_id, call_id, recorded.offset, encode(record).decode())
             if not call_id:
                 transaction.add(_INSERT_ANSWER, (row,))
-            elif not transaction.connection.execute(_INSERT_OUTPUT, row).rowcount:
+            elif not transaction.connection.execute(
+                _INSERT_OUTPUT, (*row, 0 if run is None else run.first_offset)
+            ).rowcount:
                 # A call that ran again after a restart: its output is there and was told.
                 continue
             self._publish(transaction, "output", session_id, run_id, {"output": record})
-        for trace in traces(recorded, agent_id):
+        for trace in traces(recorded, "" if run is None else run.agent_id):
             self._publish(transaction, "trace", session_id, run_id, {"trace": trace})
 
     def _publish(
@@ -213,7 +217,6 @@ def _changing(run: RunState, view: JsonObject) -> tuple[object, ...]:
         run.started_at_ms,
         run.finished_at_ms,
         run.last_offset,
-        not run.status.terminal,
         _json(view["request"]),
         _json(view.get("pending_approvals")),
         _json(view.get("pending_questions")),
@@ -279,14 +282,14 @@ def live_first(connection: sqlite3.Connection, *, session_id: str | None, limit:
 
 
 def page(
-    connection: sqlite3.Connection, *, session_id: str | None, descending: bool, after: tuple[int, str], limit: int
+    connection: sqlite3.Connection, *, session_id: str | None, descending: bool, after: int, limit: int
 ) -> list[sqlite3.Row]:
-    """The next runs in order of (submitted_at_ms, run_id), from after that pair."""
+    """The next runs in order of acceptance, which is that of their numbers, from after that number."""
     if session_id is None:
         statement = _PAGE_DESC if descending else _PAGE_ASC
     else:
         statement = _PAGE_DESC_OF_SESSION if descending else _PAGE_ASC_OF_SESSION
-    fields = {"session_id": session_id, "at_ms": after[0], "after": after[1], "limit": limit}
+    fields = {"session_id": session_id, "after": after, "limit": limit}
     return connection.execute(statement, fields).fetchall()
 
 
@@ -303,12 +306,26 @@ def count_ended_before(connection: sqlite3.Connection, cutoff_ms: int, *, sessio
     return total
 
 
-def outputs_of(connection: sqlite3.Connection, run_ids: Sequence[str]) -> dict[str, list[orjson.Fragment]]:
-    """The outputs of many runs in one query."""
+def outputs_of(connection: sqlite3.Connection, runs: Sequence[sqlite3.Row]) -> dict[str, list[orjson.Fragment]]:
+    """The outputs of many runs in one query, by run id."""
     found: dict[str, list[orjson.Fragment]] = {}
-    for row in connection.execute(_OUTPUTS, {"run_ids": encode(list(run_ids)).decode()}):
+    fields = {
+        "places": encode(_places(runs)).decode(),
+        "run_ids": encode([run["run_id"] for run in runs]).decode(),
+    }
+    for row in connection.execute(_OUTPUTS, fields):
         found.setdefault(row["run_id"], []).append(orjson.Fragment(row["body"]))
     return found
+
+
+def _places(runs: Sequence[sqlite3.Row]) -> list[JsonValue]:
+    """Session, first and last position of the runs' entries. Runs of one queue share theirs: each place once."""
+    places: list[tuple[str, int, int]] = []
+    for session_id, first, last in sorted((run["session_id"], run["first_offset"], run["last_offset"]) for run in runs):
+        if places and places[-1][0] == session_id and first <= places[-1][2]:
+            first, last = places[-1][1], max(last, places.pop()[2])
+        places.append((session_id, first, last))
+    return [[*place] for place in places]
 
 
 def outputs_of_session(connection: sqlite3.Connection, session_id: str, limit: int) -> list[str]:
@@ -366,7 +383,7 @@ def deepest_queue(connection: sqlite3.Connection) -> int:
 
 
 def live(connection: sqlite3.Connection) -> list[sqlite3.Row]:
-    """Every unfinished run, oldest first."""
+    """Every unfinished run, in order of acceptance."""
     return connection.execute(_LIVE).fetchall()
 
 

@@ -42,12 +42,14 @@ SELECT run_id, call_id, position, json_valid(body) AS sound FROM outputs WHERE s
 _LOST_OUTPUTS = "SELECT run_id, call_id FROM outputs WHERE run_id NOT IN (SELECT run_id FROM runs)"
 _LOST_KEYS = "SELECT scope, run_id FROM idempotency WHERE run_id NOT IN (SELECT run_id FROM runs)"
 _LOST_BINDINGS = "SELECT session_id FROM binding_keys WHERE session_id NOT IN (SELECT session_id FROM sessions)"
+# A row without content keeps an id that was given out.
 _FEED = """
-SELECT id, CASE WHEN json_valid(data) THEN json_extract(data, '$.type') IS type ELSE 0 END AS sound
+SELECT id, CASE WHEN json_valid(data) THEN json_extract(data, '$.type') IS type
+                ELSE type = '' AND data = '' END AS sound
   FROM feed ORDER BY id
 """
-_FEED_SEQUENCE = "SELECT COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'feed'), 0) AS last"
 _TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
+_COUNTS_IDS = "SELECT COUNT(*) AS tables FROM sqlite_schema WHERE type = 'table' AND sql LIKE '%AUTOINCREMENT%'"
 _MIGRATIONS = "SELECT number, name, sha256 FROM schema_migrations ORDER BY number"
 
 
@@ -122,14 +124,13 @@ def feed(connection: sqlite3.Connection) -> Iterator[sqlite3.Row]:
     yield from connection.execute(_FEED)
 
 
-def feed_sequence(connection: sqlite3.Connection) -> int:
-    """The highest event id ever given out."""
-    last: int = connection.execute(_FEED_SEQUENCE).fetchone()["last"]
-    return last
-
-
 def tables(connection: sqlite3.Connection) -> list[str]:
     return [row["name"] for row in connection.execute(_TABLES)]
+
+
+def counts_ids(connection: sqlite3.Connection) -> bool:
+    """Whether the database counts ids in a table of its own, as older schemas have it."""
+    return bool(connection.execute(_COUNTS_IDS).fetchone()["tables"])
 
 
 def migrations(connection: sqlite3.Connection) -> dict[int, tuple[str, str]]:

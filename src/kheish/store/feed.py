@@ -37,8 +37,7 @@ SELECT id, type, session_id, run_id,
  ORDER BY id LIMIT :limit
 """
 _BOUNDS = """
-SELECT COALESCE((SELECT MIN(id) FROM feed), 0) AS oldest, COALESCE((SELECT MAX(id) FROM feed), 0) AS newest,
-       COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'feed'), 0) AS last
+SELECT COALESCE((SELECT MIN(id) FROM feed), 0) AS oldest, COALESCE((SELECT MAX(id) FROM feed), 0) AS newest
 """
 _STORE_BYTES = "SELECT page_count * page_size AS bytes FROM pragma_page_count, pragma_page_size"
 _BYTES = "SELECT COALESCE(SUM(LENGTH(CAST(data AS BLOB))), 0) AS bytes FROM feed"
@@ -105,7 +104,7 @@ class Feed:
     def load(self, connection: sqlite3.Connection) -> None:
         """Read the window's bounds; called once at boot on the writer's connection."""
         row = connection.execute(_BOUNDS).fetchone()
-        self.tail_id = max(row["newest"], row["last"])
+        self.tail_id = row["newest"]
         # Weighing the window reads all of it. The whole store is no lighter, and mostly light enough.
         total: int = connection.execute(_STORE_BYTES).fetchone()["bytes"]
         self._window = self._weighed_if_full(connection, _Window(oldest_id=row["oldest"], bytes=total))
@@ -188,7 +187,8 @@ class Feed:
         window = self._weighed_if_full(connection, window)
         if window.bytes > self._max_bytes:
             row = connection.execute(_BYTES_FLOOR, {"max_bytes": self._max_bytes}).fetchone()
-            floor = max(floor, row["floor"])
+            # The newest stays, however large: the next id follows from it.
+            floor = min(max(floor, row["floor"]), newest - 1)
         if floor <= 0:
             return window
         # Only what goes is measured: reading the whole window each time would cost every run.
