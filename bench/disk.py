@@ -11,6 +11,8 @@ from bench.sides import NO_TOOL, ONE_TOOL, Kind, Side, Sides, drive
 _SESSIONS = 4
 _SCALE = (60, 10)
 """Runs of each session in one round of a full and of a quick run."""
+_QUICK_ROUNDS = 2
+"""Rounds lie within a few percent of each other."""
 _FLOOR_TIMES = 5
 """The floor's rows are small, and its database grows by whole pages."""
 
@@ -22,8 +24,8 @@ async def disk(both: Sides, scale: Scale) -> list[Figure]:
 
 async def _figure(both: Sides, kind: Kind, scale: Scale) -> Figure:
     found: dict[str, list[float]] = {"daemon": [], "floor": []}
-    for number in range(scale.rounds):
-        for side in both.in_turn(number):
+    for number in range(scale.times(scale.rounds, _QUICK_ROUNDS)):
+        for side in both.in_turn(number, pairs=1):
             found[side.name].append(await _grown_kb(both, side, kind, f"disk-{number}", scale.times(*_SCALE)))
     return figure(
         f"disk.{kind.key}",

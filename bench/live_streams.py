@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,8 +55,6 @@ async def climb(name: Name, where: Place, steps: Sequence[int], patience: Patien
                 if not done[-1].carried:
                     break
             await control.post("/end", {})
-            # It may be behind by seconds, and nothing of it is used again.
-            os.kill(process.pid, signal.SIGKILL)
     return done
 
 
@@ -80,7 +76,7 @@ def carried(steps: Sequence[Step]) -> int:
 
 
 def search(name: Name, where: Place, steps: Sequence[int], patience: Patience, guess: int | None) -> list[Step]:
-    """Climb all steps, or with a guess of an earlier round the first and those from one below the guess."""
+    """Climb all steps, or with a guess the first and those from one below the guess."""
     if guess is not None and guess in steps[2:]:
         near = [steps[0], *steps[steps.index(guess) - 1 :]]
         found = uvloop.run(climb(name, where, near, patience))

@@ -17,8 +17,10 @@ DAEMON, BESIDE, AIM, MACHINE = "#1f5fa8", "#8d99a6", "#c0392b", "#5b6770"
 _KINDS = (("no_tool", "no tool", 2), ("one_tool", "one tool", 4))
 """Key, label, commits of a run."""
 _SESSIONS = (1, 16, 64)
+_PAIRS = (("", "", "-", 1.0), (".same_library", " on the library", ":", 0.5))
+"""End of the key, end of the name, line, and how strong the colour is: each daemon beside the floor with its client."""
 _ARROWS = {"higher": "→", "lower": "←"}
-_BAR = 0.38
+_BAR = 0.2
 _BAND = 0.3
 """Height in inches of a row of the picture of ratios."""
 
@@ -37,13 +39,17 @@ def draw(results: Results, folder: Path) -> list[Path]:
 def _throughput(figures: Mapping[str, Figure], folder: Path) -> Path | None:
     from matplotlib.figure import Figure as Picture
 
-    panels = [[f"throughput.{kind}.{sessions}" for sessions in _SESSIONS] for kind, _, _ in _KINDS]
-    if any(key not in figures for keys in panels for key in keys):
+    every = [
+        f"throughput.{kind}.{sessions}{end}" for kind, *_ in _KINDS for sessions in _SESSIONS for end, *_ in _PAIRS
+    ]
+    if any(key not in figures for key in every):
         return None
-    picture = Picture(figsize=(9, 4.5), layout="constrained")
+    picture = Picture(figsize=(10, 5), layout="constrained")
     axes: Sequence[Axes] = picture.subplots(1, 2, sharey=True)
-    for axis, keys, (_, label, commits) in zip(axes, panels, _KINDS, strict=True):
-        _by_sessions(axis, [figures[key] for key in keys])
+    for axis, (kind, label, commits) in zip(axes, _KINDS, strict=True):
+        for end, name, line, strength in _PAIRS:
+            found = [figures[f"throughput.{kind}.{sessions}{end}"] for sessions in _SESSIONS]
+            _by_sessions(axis, found, name, line, strength)
         for key, name, share in (
             ("limit.asgi_requests", "bare ASGI requests", 1),
             ("limit.rows", f"rows committed in groups / {commits}", commits),
@@ -53,6 +59,7 @@ def _throughput(figures: Mapping[str, Figure], folder: Path) -> Path | None:
         axis.set_title(label)
         axis.set_xlabel("concurrent sessions")
     axes[0].set_ylabel("runs per second, log scale")
+    picture.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     path = folder / "throughput.png"
     picture.savefig(path, dpi=120)
     return path
@@ -61,12 +68,15 @@ def _throughput(figures: Mapping[str, Figure], folder: Path) -> Path | None:
 def _overhead(figures: Mapping[str, Figure], folder: Path) -> Path | None:
     from matplotlib.figure import Figure as Picture
 
-    keys = {f"overhead.{kind}.p{part}": f"{label}\np{part}" for kind, label, _ in _KINDS for part in (50, 95)}
-    if any(key not in figures for key in keys):
+    labels = {f"overhead.{kind}.p{part}": f"{label}\np{part}" for kind, label, _ in _KINDS for part in (50, 95)}
+    if any(f"{key}{end}" not in figures for key in labels for end, *_ in _PAIRS):
         return None
-    picture = Picture(figsize=(7, 4), layout="constrained")
+    picture = Picture(figsize=(8, 4.5), layout="constrained")
     axis: Axes = picture.subplots()
-    _pairs(axis, [figures[key] for key in keys], list(keys.values()))
+    for pair, (end, name, _, strength) in enumerate(_PAIRS):
+        _bars(axis, [figures[f"{key}{end}"] for key in labels], 2 * pair, name, strength)
+    axis.set_xticks(range(len(labels)), list(labels.values()))
+    axis.spines[["top", "right"]].set_visible(False)
     axis.set_ylim(bottom=0)
     axis.set_ylabel("ms")
     axis.set_title("A run beyond its model calls, one session")
@@ -83,7 +93,7 @@ def _ratios(figures: Sequence[Figure], folder: Path) -> Path | None:
     shown = [figure for figure in figures if figure.ratio is not None and not figure.key.startswith(LIMIT)]
     if not shown:
         return None
-    picture = Picture(figsize=(9, 1.2 + _BAND * len(shown)), layout="constrained")
+    picture = Picture(figsize=(10.5, 1.2 + _BAND * len(shown)), layout="constrained")
     axis: Axes = picture.subplots()
     for place, figure in enumerate(shown):
         assert figure.ratio is not None
@@ -96,7 +106,8 @@ def _ratios(figures: Sequence[Figure], folder: Path) -> Path | None:
     axis.xaxis.set_major_locator(FixedLocator([0.1, 0.2, 0.4, 0.6, 1, 1.5, 2, 3, 5, 10, 20, 50, 100]))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_yticks(range(len(shown)), [f"{figure.row} {_ARROWS[figure.better]}" for figure in shown], fontsize=8)
+    labels = [f"{figure.row} / {figure.beside_name} {_ARROWS[figure.better]}" for figure in shown]
+    axis.set_yticks(range(len(shown)), labels, fontsize=8)
     axis.invert_yaxis()
     axis.margins(y=0.02)
     axis.grid(axis="x", color="#e5e8eb")
@@ -107,37 +118,40 @@ def _ratios(figures: Sequence[Figure], folder: Path) -> Path | None:
     return path
 
 
-def _by_sessions(axis: Axes, figures: Sequence[Figure]) -> None:
+def _by_sessions(axis: Axes, figures: Sequence[Figure], client: str, line: str, strength: float) -> None:
+    """A daemon and the floor with its ``client``."""
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter("{x:g}")
     axis.set_xticks(range(len(_SESSIONS)), [str(count) for count in _SESSIONS])
     axis.set_xlim(-0.6, len(_SESSIONS) - 0.2)
-    for name, color, found in (
-        ("daemon", DAEMON, [figure.daemon for figure in figures]),
-        ("floor", BESIDE, [_beside(figure) for figure in figures]),
+    above, below = (5, 6), (5, -12)
+    for name, color, found, at in (
+        ("daemon", DAEMON, [figure.daemon for figure in figures], below if client else above),
+        ("floor", BESIDE, [_beside(figure) for figure in figures], above),
     ):
-        axis.plot(range(len(found)), [each.median for each in found], "o-", color=color)
+        medians = [each.median for each in found]
+        axis.plot(range(len(found)), medians, "o", linestyle=line, color=color, alpha=strength, label=name + client)
         for place, each in enumerate(found):
-            axis.vlines(place, each.low, each.high, colors=color, linewidth=2)
+            axis.vlines(place, each.low, each.high, colors=color, linewidth=2, alpha=strength)
             axis.annotate(
-                number(each.median), (place, each.median), xytext=(5, -12), textcoords="offset points", fontsize=9
+                number(each.median),
+                (place, each.median),
+                xytext=at,
+                textcoords="offset points",
+                fontsize=8,
+                color=color,
             )
-        axis.annotate(
-            name, (0, found[0].median), xytext=(-6, 0), textcoords="offset points", ha="right", va="center", color=color
-        )
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _pairs(axis: Axes, figures: Sequence[Figure], labels: Sequence[str]) -> None:
-    """The daemon and what stands beside it, next to each other."""
+def _bars(axis: Axes, figures: Sequence[Figure], first: int, client: str, strength: float) -> None:
+    """A daemon and the floor with its ``client``, as the ``first`` bar of each group and the next."""
     for side, (name, color) in enumerate((("daemon", DAEMON), ("floor", BESIDE))):
         found = [figure.daemon if side == 0 else _beside(figure) for figure in figures]
-        places = [place + (side - 0.5) * _BAR for place in range(len(figures))]
-        axis.bar(places, [each.median for each in found], _BAR, color=color, label=name)
+        places = [place + (first + side - 1.5) * _BAR for place in range(len(figures))]
+        axis.bar(places, [each.median for each in found], _BAR, color=color, alpha=strength, label=name + client)
         for place, each in zip(places, found, strict=True):
             axis.vlines(place, each.low, each.high, colors="#222222", linewidth=1.2)
-    axis.set_xticks(range(len(labels)), labels)
-    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _beside(figure: Figure) -> Spread:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,14 +41,35 @@ class Child:
 
 
 @contextmanager
-def child(command: list[str], log: Path, token: str | None = TOKEN) -> Iterator[Child]:
-    """A process that says `ready <url>` or logs it as JSON; stopped on exit. A daemon asks for ``token``."""
+def child(command: list[str], log: Path, token: str | None = TOKEN, *, kept: bool = True) -> Iterator[Child]:
+    """A process that listens; see `begun`."""
+    with begun(command, log, token, kept=kept) as listening:
+        yield listening()
+
+
+@contextmanager
+def begun(
+    command: list[str],
+    log: Path,
+    token: str | None = TOKEN,
+    *,
+    more: Mapping[str, str] | None = None,
+    kept: bool = True,
+) -> Iterator[Callable[[], Child]]:
+    """A process that says `ready <url>` or logs it as JSON, and what waits until it did. A daemon asks for ``token``.
+
+    It is stopped on exit and, unless what it wrote is ``kept``, not given the time to do so in order. ``more`` is added
+    to its environment.
+    """
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment(token))
+        process = subprocess.Popen(command, stdout=output, stderr=output, env={**environment(token), **(more or {})})
     try:
-        yield Child(url=_url(process, log), pid=process.pid)
+        yield lambda: Child(url=_url(process, log), pid=process.pid)
     finally:
-        process.terminate()
+        if kept:
+            process.terminate()
+        else:
+            process.kill()
         try:
             process.wait(15)
         except subprocess.TimeoutExpired:

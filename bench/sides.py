@@ -1,4 +1,4 @@
-"""The daemon and the floor side by side, on fresh state, before the same model server."""
+"""Daemons and floors side by side, on fresh state, before the same model server."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench.load import Client
-from bench.processes import TOKEN, Child, child, serve
+from bench.load import Client, share
+from bench.processes import TOKEN, Child, begun, child, serve
 from bench.seeding import Place
 
 HERE = Path(__file__).parent
+Name = Literal["daemon", "floor", "library_daemon", "library_floor"]
+PAIRS: tuple[tuple[Name, Name], ...] = (("floor", "daemon"), ("library_floor", "library_daemon"))
+"""Who stands beside whom, with the same HTTP client for model calls: the daemon's own engine, or the HTTP library."""
+BEHIND_A_PROXY = {"HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "127.0.0.1"}
+"""A daemon that is told of a proxy calls models through the HTTP library; the model server here is called directly."""
 TURNS = 10
 """Runs of one session before the load goes on with a fresh one: what a long conversation costs is another row."""
 _DEADLINE_S = 180.0
@@ -47,7 +52,7 @@ ONE_TOOL = Kind(key="one_tool", label="one tool", content="use a tool", calls=2)
 class Side:
     """One of the servers."""
 
-    name: Literal["daemon", "floor", "library"]
+    name: Name
     child: Child
 
     def client(self) -> Client:
@@ -55,29 +60,31 @@ class Side:
 
     async def create(self, client: Client, session_id: str) -> None:
         """Open a session; a floor has none to open."""
-        if self.name == "daemon":
+        if self.name in ("daemon", "library_daemon"):
             await client.post("/v1/sessions", {"session_id": session_id})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sides:
-    daemon: Side
-    floor: Side
-    library: Side
-    """The floor over the HTTP library as it comes."""
+    """Those that were asked for."""
+
+    started: Mapping[Name, Side]
     model: Child
     place: Place
-    """The floor keeps its rows in `floor.db` of its root."""
+    """Of the daemon; the floor keeps its rows in `floor.db` of its root."""
 
-    def in_turn(self, number: int) -> tuple[Side, Side]:
-        """Who goes first alternates with the round."""
-        return (self.floor, self.daemon) if number % 2 == 0 else (self.daemon, self.floor)
+    @property
+    def daemon(self) -> Side:
+        """As it is shipped."""
+        return self.started["daemon"]
 
-    def all_in_turn(self, number: int) -> tuple[Side, ...]:
-        """With the library's floor: who goes first rotates with the round."""
-        every = (self.floor, self.daemon, self.library)
-        first = number % len(every)
-        return (*every[first:], *every[:first])
+    def in_turn(self, number: int, *, pairs: int = len(PAIRS)) -> tuple[Side, ...]:
+        """The sides of the first ``pairs``, the two of a pair next to each other.
+
+        Who of them goes first alternates with the round, which pair does with every second one.
+        """
+        chosen = PAIRS[:pairs] if number // 2 % 2 == 0 else PAIRS[:pairs][::-1]
+        return tuple(self.started[name] for pair in chosen for name in (pair if number % 2 == 0 else pair[::-1]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,31 +99,33 @@ class Driven:
 
 
 @contextmanager
-def sides() -> Iterator[Sides]:
-    """Start the model server, the floor and the daemon as it is shipped; stop them on exit."""
+def sides(*names: Name) -> Iterator[Sides]:
+    """Start the model server and these sides, all at the same time; they and what they wrote are gone on exit."""
     with ExitStack() as stack:
         place = Place(root=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kheish-bench-"))))
         model = stack.enter_context(child([sys.executable, str(HERE / "model_server.py")], place.root / "model.log"))
         place.prepare(_ROUTES.format(url=model.url))
-        bare = [
-            stack.enter_context(child(_floor(place, model.url, name), place.root / f"{name}.log"))
-            for name in ("floor", "library")
-        ]
-        command = serve(state=place.state, workspace=place.workspace, routes=place.routes)
-        daemon = stack.enter_context(child(command, place.root / "daemon.log"))
-        yield Sides(
-            daemon=Side(name="daemon", child=daemon),
-            floor=Side(name="floor", child=bare[0]),
-            library=Side(name="library", child=bare[1]),
-            model=model,
-            place=place,
-        )
+        listening = {
+            name: stack.enter_context(
+                begun(
+                    _command(name, place, model.url),
+                    place.root / f"{name}.log",
+                    more=BEHIND_A_PROXY if name == "library_daemon" else None,
+                    kept=False,
+                )
+            )
+            for name in names
+        }
+        started = {name: Side(name=name, child=wait()) for name, wait in listening.items()}
+        yield Sides(started=started, model=model, place=place)
 
 
-def _floor(place: Place, model_url: str, name: str) -> list[str]:
-    """The command of a floor; ``name`` says which."""
-    state = str(place.root / f"{name}.db")
-    return [sys.executable, str(HERE / "floor.py"), state, str(place.workspace), model_url, name]
+def _command(name: Name, place: Place, model_url: str) -> list[str]:
+    if name in ("floor", "library_floor"):
+        state, engine = str(place.root / f"{name}.db"), "library" if name == "library_floor" else "ours"
+        return [sys.executable, str(HERE / "floor.py"), state, str(place.workspace), model_url, engine]
+    state_root = place.state if name == "daemon" else place.root / "library-state"
+    return serve(state=state_root, workspace=place.workspace, routes=place.routes)
 
 
 async def drive(side: Side, kind: Kind, tag: str, *, sessions: int, runs: int) -> Driven:
@@ -134,9 +143,8 @@ async def drive(side: Side, kind: Kind, tag: str, *, sessions: int, runs: int) -
         for slot in range(sessions):
             client = await stack.enter_async_context(side.client())
             names = [f"{kind.key}-{tag}-{slot}-{part}" for part in range(-(-runs // TURNS))]
-            for name in names:
-                await side.create(client, name)
             loads.append((client, names))
+        await share([client for client, _ in loads], [name for _, names in loads for name in names], side.create)
         began, cpu = time.perf_counter(), side.child.cpu_s()
         await asyncio.gather(*(converse(*load) for load in loads))
         took, cpu_after = time.perf_counter() - began, side.child.cpu_s()

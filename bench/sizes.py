@@ -33,9 +33,9 @@ _LOOK_EVERY_S = 0.02
 
 def measure(scale: Scale) -> list[Figure]:
     """Rows of memory and disk."""
-    with sides() as both:
+    with sides("daemon", "floor") as both:
         sized = uvloop.run(_measure(both, scale))
-    with sides() as both:
+    with sides("daemon") as both:
         return [*sized, uvloop.run(growth(both.daemon, scale))]
 
 

@@ -145,7 +145,8 @@ def _daemon(place: Place, kind: str) -> _Start:
         shutil.copytree(place.root / "killed", state)
     command = serve(state=state, workspace=place.workspace, routes=place.routes)
     began = time.perf_counter()
-    with child(command, place.root / "daemon.log") as process:
+    # What a past leaves is used again, and is to be found as it was.
+    with child(command, place.root / "daemon.log", kept=kind == "past") as process:
         _until_answered(process, "/readyz", 200)
         ready = _ready(process, began)
         _until_settled(process)

@@ -25,6 +25,8 @@ NAMES: tuple[Name, ...] = ("daemon", "relay")
 _QUICK_STEPS = (STEPS[0], 250, 400, STEPS[-1])
 _QUICKLY = Patience(hold_s=0.8, begin_s=5.0)
 _FULLY = Patience(hold_s=3.0, begin_s=10.0)
+_LIKELY: dict[Name, int | None] = {"daemon": None, "relay": STEPS[-1]}
+"""What a search begins from before there was a round; a relay that carries less is searched for from below."""
 _NEVER_MS = 10_000.0
 """Stands for the lateness of a token that did not come."""
 
@@ -113,7 +115,7 @@ def _live(scale: Scale, where: Place) -> list[Figure]:
     for number in range(scale.times(full=scale.rounds, quick=1)):
         for name in _in_turn(number):
             known = rounds.steps[name]
-            guess = carried(known[-1]) if known else None
+            guess = carried(known[-1]) if known else _LIKELY[name]
             known.append(search(name, where, steps, patience, guess))
     daemon, relay = (_told(rounds.steps[name][-1]) for name in NAMES)
     note = f"server {where.cores.note}. Daemon, last round: {daemon}. Relay: {relay}"

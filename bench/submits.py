@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from statistics import quantiles
 
 from bench.figures import Figure, figure
-from bench.load import Client
+from bench.load import Client, share
 from bench.sides import NO_TOOL, Side, Sides
 
 BUSY_SESSIONS = 16
@@ -20,8 +20,8 @@ _DEADLINE_S = 120.0
 
 
 async def submits(both: Sides, number: int, count: int) -> Submits:
-    """Submit ``count`` runs one after the other, each into a session of its own, on each side in turn."""
-    return {side.name: await _submit(side, f"submit-{number}", count) for side in both.in_turn(number)}
+    """Submit ``count`` runs one after the other, each into a session of its own, on both sides in turn."""
+    return {side.name: await _submit(side, f"submit-{number}", count) for side in both.in_turn(number, pairs=1)}
 
 
 def submit_figures(rounds: Sequence[Submits]) -> list[Figure]:
@@ -49,8 +49,8 @@ async def _submit(side: Side, tag: str, count: int) -> list[float]:
         clients = [await stack.enter_async_context(side.client()) for _ in range(BUSY_SESSIONS + 1)]
         submitter, busy = clients[0], clients[1:]
         names = [f"{tag}-{index}" for index in range(count)]
-        for name in (*names, *(f"{tag}-busy-{index}" for index in range(BUSY_SESSIONS))):
-            await side.create(submitter, name)
+        opened = [*names, *(f"{tag}-busy-{index}" for index in range(BUSY_SESSIONS))]
+        await share(clients, opened, side.create)
         async with asyncio.TaskGroup() as group:
             for index, client in enumerate(busy):
                 group.create_task(_keep_busy(client, f"{tag}-busy-{index}", over))

@@ -185,7 +185,7 @@ async def _measure(place: Place, model: Child, window: int, numbers: Sequence[in
 @contextmanager
 def _daemon(place: Place) -> Iterator[Child]:
     command = serve(state=place.state, workspace=place.workspace, routes=place.routes)
-    with child(command, place.root / "daemon.log") as process:
+    with child(command, place.root / "daemon.log", kept=False) as process:
         yield process
 
 

@@ -49,7 +49,7 @@ class Place:
                 )
             else:
                 command = [sys.executable, str(HERE / "relay.py"), self.model.url]
-            with child(bound(command, self.cores.measured), own / "log") as started:
+            with child(bound(command, self.cores.measured), own / "log", kept=False) as started:
                 yield started
 
 

@@ -83,6 +83,7 @@ def test_pictures_are_drawn_of_what_there_is(place: Path) -> None:
     pytest.importorskip("matplotlib")
     keys = [f"throughput.{kind}.{count}" for kind in ("no_tool", "one_tool") for count in (1, 16, 64)]
     keys += [f"overhead.{kind}.p{part}" for kind in ("no_tool", "one_tool") for part in (50, 95)]
+    keys = [key + end for key in keys for end in ("", ".same_library")]
     every = [figure(key, key, "ms", [1, 2, 3], [1, 1, 1], aim="at least 0.4") for key in (*keys, "limit.rows")]
 
     assert [path.name for path in draw(results(*every), place)] == ["throughput.png", "overhead.png", "ratios.png"]
