@@ -2,7 +2,7 @@
 
 Load by load: the HTTP library's pool goes through all its connections at every call, and those of 64 sessions would
 make the next round's single session slower than it is. So all rounds of one session come first, then those of 16, then
-those of 64, and at last what is measured with many connections beside them.
+those of 64. What else needs many connections stands between the rounds of 64, so that they do not share one moment.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ _RUNS = {1: (400, 30), 16: (60, 4), 64: (15, 2)}
 """How many each session makes in one round of a full and of a quick run."""
 _ROUNDS = {1: (5, 5), 16: (3, 3), 64: (3, 2)}
 """In a full and in a quick run. One session is what others on the machine disturb most, and a round of 64 the least."""
-_QUICK_SUBMITS = 2
-"""Rounds; they lie close to each other."""
 _WARM_UP_RUNS = 10
 _ENGINES: tuple[Engine, ...] = ("ours", "library")
 _MODEL_PATH = "/v1/chat/completions"
@@ -43,15 +41,14 @@ async def _measure(scale: Scale, every: Sides) -> list[Figure]:
     for side in every.in_turn(0):
         for kind in KINDS:
             await drive(side, kind, "warm-up", sessions=1, runs=_WARM_UP_RUNS)
+    submitted = []
     for sessions in SESSIONS:
         for number in range(scale.times(*_ROUNDS[sessions])):
             await _round(scale, every, sessions, number, found)
-    for _ in range(scale.rounds):
-        found.model.append(await ask(every.model.url, _MODEL_PATH, _MODEL_BODY, times=scale.times(12_000, 4_000)))
-    submitted = [
-        await submits(every, number, scale.times(200, 30))
-        for number in range(scale.times(scale.rounds, _QUICK_SUBMITS))
-    ]
+            if sessions == SESSIONS[-1]:
+                calls = scale.times(12_000, 4_000)
+                found.model.append(await ask(every.model.url, _MODEL_PATH, _MODEL_BODY, times=calls))
+                submitted.append(await submits(every, number, scale.times(200, 30)))
     runs, limits = rows(found)
     return [*runs, *submit_figures(submitted), *limits]
 

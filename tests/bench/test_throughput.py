@@ -118,11 +118,11 @@ async def test_a_load_has_all_its_rounds_before_one_with_more_connections_begins
         return 0.001
 
     async def ask(*_: object, times: int) -> Answered:
-        done.append(1_000)
+        done.append(SESSIONS[-1])
         return Answered(per_s=times, client_cpu_s=1)
 
     async def submits(*_: object) -> Submits:
-        done.append(1_000)
+        done.append(SESSIONS[-1])
         return {"daemon": [1.0, 1.0], "floor": [1.0, 1.0]}
 
     for stand_in in (drive, ask, submits):
