@@ -114,12 +114,14 @@ async def test_a_reader_cannot_write(database: SqliteDatabase) -> None:
         await database.read(sneak)
 
 
-async def test_a_closed_store_refuses_writes(tmp_path: Path) -> None:
+async def test_a_closed_store_says_so_to_who_writes_and_who_reads(tmp_path: Path) -> None:
     database = SqliteDatabase(tmp_path / "kheish.db")
     database.close()
 
     with pytest.raises(StoreUnavailable):
         await database.write(lambda _: None)
+    with pytest.raises(StoreUnavailable):
+        await database.read(lambda _: None)
 
 
 async def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ class Database(Protocol):
 
         Raises:
             StoreUnreadable: the store could not answer (a damaged page, a disk that fails).
+            StoreUnavailable: the store is closed.
         """
         ...
 
@@ -204,6 +205,8 @@ class SqliteDatabase:
         return await pending.future
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        if self._closed:
+            raise _closed()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, self._read, query)
 
