@@ -34,7 +34,8 @@ class Statement:
         last = start = 0
         while (left := len(rows) - start) > 0:
             count = left if left < _MANY[-1] else next(many for many in _MANY if many <= left)
-            values = [value for row in rows[start : start + count] for value in row]
+            some = rows[start : start + count]
+            values = some[0] if count == 1 else [value for row in some for value in row]
             before = connection.total_changes
             last = connection.execute(self._text(count), values).lastrowid or 0
             if self._counted and connection.total_changes - before != count:
