@@ -245,7 +245,7 @@ async def test_pages_go_by_acceptance_whatever_the_clock_said_and_whatever_was_d
             await house.submit("hi", f"s{number % 2}")
             await house.settled(f"s{number % 2}")
     with closing(sqlite3.connect(tmp_path / "state" / "kheish.db", isolation_level=None)) as connection:
-        connection.execute("UPDATE runs SET submitted_at_ms = 1000 - number")
+        connection.execute("UPDATE runs SET submitted_at_ms = 5 - number")
         connection.execute("UPDATE runs SET run_id = 'x' || run_id WHERE number = 4")
     numbers = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
     async with opened(tmp_path) as house:
@@ -265,7 +265,7 @@ async def test_pages_go_by_acceptance_whatever_the_clock_said_and_whatever_was_d
 
     assert newest == ["run-11", "run-12"]
     assert [run["run_id"] for run in after["items"]] == ["run-10"]
-    assert after["pagination"]["next_cursor"] == cursor(f"{990:020d}:run-10")
+    assert after["pagination"]["next_cursor"] == cursor(f"{-5:020d}:run-10")
     assert [len(page.json()["items"]) for page in ends] == [0, 12]
 
 

@@ -229,8 +229,8 @@ def test_damaged_runs_and_outputs_are_kept_unless_they_contradict_others(kept: K
             "UPDATE runs SET number = 3.5, request = x'ff', live = '{' WHERE run_id = 'run-4'",
             "UPDATE runs SET run_id = NULL WHERE run_id = 'run-5'",
             "UPDATE runs SET session_id = x'ff', first_offset = 'x' WHERE run_id = 'run-6'",
-            # Said to be another one: that one has only its id left to say what it is.
             "UPDATE runs SET number = 3 WHERE run_id = 'run-7'",
+            "UPDATE runs SET run_id = 'run-01' WHERE run_id = 'run-8'",
             "UPDATE outputs SET position = x'ff', session_id = 's'",
             "UPDATE feed SET data = x'ff', type = x'ff' WHERE id = 3",
         ):
@@ -241,11 +241,53 @@ def test_damaged_runs_and_outputs_are_kept_unless_they_contradict_others(kept: K
         numbers = connection.execute("SELECT run_id, number FROM runs ORDER BY number, run_id").fetchall()
 
     assert list(map(tuple, numbers)) == [
-        ("run-1", 1), ("run-2", 2), ("run-7", 3), ("run-4", 4), ("run-5", 5), ("run-6", 6), ("run-8", 8)
+        ("run-1", 1), ("run-2", 2), ("run-3", 3), ("run-4", 4), ("run-5", 5), ("run-6", 6), ("run-7", 7)
     ]  # fmt: skip
     assert (after["outputs"], after["feed"]) == (before["outputs"], before["feed"])
     damaged = next(row for row in after["runs"] if row["run_id"] == "run-4")
     assert (damaged["request"], damaged["live"]) == (b"\xff", "{")
+
+
+def without_constraints(connection: sqlite3.Connection, table: str) -> None:
+    """As if a page was damaged: what SQLite would refuse is there."""
+    changed = "replace(replace(sql, ' NOT NULL', ''), 'number INTEGER UNIQUE', 'number INTEGER')"
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute(f"UPDATE sqlite_schema SET sql = {changed} WHERE name = ?", (table,))
+    connection.execute("DELETE FROM sqlite_schema WHERE name = 'sqlite_autoindex_runs_2' AND tbl_name = ?", (table,))
+    connection.execute("PRAGMA writable_schema = RESET")
+
+
+def test_a_number_that_became_that_of_another_run_costs_neither_of_them(kept: Kept, tmp_path: Path) -> None:
+    """The one that waits for an approval would hold its session forever if its row was left out."""
+    with of_schema(tmp_path / "old.db", 9, kept) as connection:
+        before = contents(connection)
+        without_constraints(connection, "runs")
+        connection.execute("UPDATE runs SET number = 4 WHERE run_id = 'run-6'")
+        connection.execute("UPDATE runs SET number = -1 WHERE run_id = 'run-8'")
+        migrate(connection)
+        after = contents(connection)
+
+    assert after == before
+
+
+def test_a_lost_value_keeps_no_database_from_its_migration(kept: Kept, tmp_path: Path) -> None:
+    with of_schema(tmp_path / "old.db", 9, kept) as connection:
+        for table in MADE_ANEW:
+            without_constraints(connection, table)
+        for statement in (
+            "UPDATE feed SET data = NULL WHERE id = 3",
+            "UPDATE feed SET type = NULL WHERE id = 4",
+            "UPDATE outputs SET body = NULL WHERE run_id = 'run-2'",
+            "UPDATE runs SET status = NULL WHERE run_id = 'run-3'",
+        ):
+            assert connection.execute(statement).rowcount, statement
+        before = contents(connection)
+        migrate(connection)
+        after = contents(connection)
+
+    assert {row["id"] for row in after["feed"]} == {row["id"] for row in before["feed"]}
+    assert after["outputs"] == [row for row in before["outputs"] if row["body"] is not None]
+    assert after["runs"] == [row for row in before["runs"] if row["status"] is not None]
 
 
 @pytest.mark.anyio

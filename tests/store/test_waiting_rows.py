@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import pytest
 
@@ -96,6 +96,30 @@ async def test_rows_that_could_not_be_written_fail_the_commit_of_a_unit_that_loo
 
     assert [type(result) for result in results] == [type(None), StoreRejected]
     assert await database.read(rows) == [("before", "a"), ("there", "a")]
+
+
+@pytest.mark.parametrize("known", [0, 1])
+@pytest.mark.parametrize("value", [None, 0, 7, "7", "x"])
+def test_a_row_alone_changes_as_it_does_among_others(known: int, value: object) -> None:
+    """Some of what becomes of a row depends on what it was, or on which values are there."""
+    names = ("kept", "summed", "known", "said", "said_before")
+    changes = (
+        "kept = COALESCE(new.kept, things.kept), summed = things.summed + new.summed,"
+        " said = CASE WHEN new.known THEN new.said ELSE things.said END, said_before = new.said_before"
+    )
+    statement = change("things", "id", names, changes)
+    found = []
+    for apart in (True, False):
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            connection.execute("CREATE TABLE things (id TEXT, kept TEXT, summed INTEGER, said TEXT, said_before TEXT)")
+            connection.executemany("INSERT INTO things VALUES (?, 'old', 5, 'old', 'old')", [("a",), ("b",), ("c",)])
+            changed = [(id, value, value, known, value, "new.said") for id in ("a", "b")]
+            for rows_at_once in [[row] for row in changed] if apart else [changed]:
+                statement.run(connection, rows_at_once)
+            found.append(connection.execute("SELECT * FROM things").fetchall())
+
+    assert found[0] == found[1]
+    assert found[0][2] == ("c", "old", 5, "old", "old") != found[0][1]
 
 
 async def test_a_second_unit_about_the_same_finds_what_the_first_one_wrote(database: SqliteDatabase) -> None:

@@ -25,7 +25,7 @@ _MAX_UNPAGED = 10_000
 """A bare list stays within memory; the newest runs are kept."""
 _ORDERS = {False: "submitted_at_ms_asc,run_id_asc", True: "submitted_at_ms_desc,run_id_desc"}
 _FIRST, _LAST = -(2**63), 2**63 - 1
-_CURSOR = re.compile(r"[0-9]{20}:run-(-?[0-9]{1,19})")
+_CURSOR = re.compile(r"[0-9-][0-9]{19}:run-(-?[0-9]{1,19})")
 
 
 class RunNotFound(Problem):

@@ -1,5 +1,6 @@
 -- The newest event always stays, so the next id follows from it: no page a commit that counts ids. A count that is ahead
--- of the events, because the newest were too large to be kept, is kept as a row without content.
+-- of the events, because the newest were too large to be kept, is kept as a row without content. A lost value must not keep
+-- the daemon from its start: that event is a gap, as it was.
 CREATE TABLE events_in_order (
     id INTEGER PRIMARY KEY,
     type TEXT NOT NULL,
@@ -7,7 +8,8 @@ CREATE TABLE events_in_order (
     run_id TEXT,
     data TEXT NOT NULL
 );
-INSERT INTO events_in_order SELECT id, type, session_id, run_id, data FROM feed ORDER BY id;
+INSERT INTO events_in_order
+SELECT id, COALESCE(type, ''), session_id, run_id, COALESCE(data, '') FROM feed ORDER BY id;
 INSERT INTO events_in_order (id, type, data)
 SELECT counted.last, '', ''
   FROM (SELECT MAX(seq) AS last FROM sqlite_sequence WHERE name = 'feed' AND typeof(seq) = 'integer') AS counted
@@ -40,15 +42,17 @@ CREATE TABLE numbered_runs (
     usage TEXT,
     error TEXT
 );
--- A damaged number is taken from the id again, a lost id from the number. A row that then contradicts another one is left
--- out, after those that do not: its run is in the journal.
+-- The number of a run is the one in its id; where the id is damaged, it is the stored one, and a lost id is made from it. Of
+-- rows that contradict each other all the same, those whose id and number agree go first; the run of a row that is left out
+-- is in the journal.
 INSERT OR IGNORE INTO numbered_runs
-SELECT CASE typeof(number) WHEN 'integer' THEN number ELSE COALESCE(CAST(SUBSTR(run_id, 5) AS INTEGER), 0) END,
+SELECT CASE WHEN run_id GLOB 'run-[0-9]*' THEN CAST(SUBSTR(run_id, 5) AS INTEGER)
+            WHEN typeof(number) = 'integer' THEN number ELSE 0 END,
        COALESCE(run_id, 'run-' || number), session_id, agent_id, kind, status, submitted_at_ms, updated_at_ms,
        started_at_ms, finished_at_ms, accepted_position, first_offset, last_offset, live, request, input_metadata,
        pending_approvals, pending_questions, due_at_ms, usage, error
   FROM runs
- ORDER BY run_id IS NULL OR typeof(number) <> 'integer', number;
+ ORDER BY 'run-' || number IS NOT run_id, number;
 DROP TABLE runs;
 ALTER TABLE numbered_runs RENAME TO runs;
 -- Without columns that change while a run goes on: its row is all that such a commit touches.
@@ -75,7 +79,7 @@ SELECT * FROM runs
    AND (pending_questions IS NULL OR CASE WHEN json_valid(pending_questions)
                                           THEN json_type(pending_questions) = 'array' END);
 -- Outputs are where their entries are, and a run knows between which: one tree. The run is part of the key so that no row
--- of old, however damaged, contradicts another.
+-- of old, however damaged, contradicts another; only one that lost a value altogether is left out.
 CREATE TABLE placed_outputs (
     session_id TEXT NOT NULL,
     run_id TEXT NOT NULL,
@@ -84,7 +88,8 @@ CREATE TABLE placed_outputs (
     body TEXT NOT NULL,
     PRIMARY KEY (session_id, position, run_id, call_id)
 ) WITHOUT ROWID;
-INSERT INTO placed_outputs SELECT session_id, run_id, call_id, position, body FROM outputs ORDER BY session_id, position;
+INSERT OR IGNORE INTO placed_outputs
+SELECT session_id, run_id, call_id, position, body FROM outputs ORDER BY session_id, position;
 DROP TABLE outputs;
 ALTER TABLE placed_outputs RENAME TO outputs;
 CREATE VIEW sound_outputs AS
