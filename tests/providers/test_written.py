@@ -114,6 +114,16 @@ def test_what_was_written_longest_ago_is_forgotten_when_there_is_too_much() -> N
     assert orjson.loads(b"[" + conversations.items("s9", large) + b"]") == _items(large)
 
 
+def test_many_short_conversations_are_not_all_remembered() -> None:
+    conversations = WrittenConversations(_items)
+    messages = tuple(map(user_text, "a" * written._SHORT))
+    for number in range(300):
+        conversations.items(f"s{number}", messages)
+
+    assert list(conversations._recent) == [f"s{number}" for number in range(300 - written._MOST, 300)]
+    assert conversations._bytes == sum(len(one.items) for one in conversations._recent.values())
+
+
 @pytest.mark.anyio
 async def test_the_bytes_that_are_sent_are_those_of_the_whole_body() -> None:
     sent: list[bytes] = []

@@ -17,8 +17,10 @@ from kheish.providers.upstream_errors import unsendable
 
 _SHORT = 8
 """Messages; fewer are written anew, so that a session of a few turns keeps nothing here."""
+_MOST = 256
+"""Conversations; those that were written longest ago go first. Each keeps its messages too, not only their bytes."""
 _MAX_BYTES = 16 * 1024 * 1024
-"""Of all conversations together; those that were written longest ago go first."""
+"""Of all of them together."""
 
 Write = Callable[[Sequence[Message]], Sequence[JsonObject]]
 """From messages to the items of a request; every message for itself."""
@@ -58,7 +60,7 @@ class WrittenConversations:
     def _keep(self, key: str, written: _Written) -> None:
         self._recent[key] = written
         self._bytes += len(written.items)
-        while self._bytes > _MAX_BYTES:
+        while len(self._recent) > _MOST or self._bytes > _MAX_BYTES:
             _, oldest = self._recent.popitem(last=False)
             self._bytes -= len(oldest.items)
 
