@@ -1,5 +1,5 @@
--- Runs and outputs before the events, whose pages they would else take: what SQLite may have to take back of a statement, given
--- free in the same transaction, is in memory. For the same reason no row may fail: OR IGNORE.
+-- What SQLite may have to take back of a statement is in memory, with the old content of pages that were given free before it
+-- in the same transaction. So what is copied must not fail, whatever a row holds, and the events come last: their pages would be in use again.
 -- Runs are in the order of their numbers, which is that of their acceptance: no index of numbers, none of times.
 DROP VIEW sound_runs;
 DROP VIEW sound_outputs;
