@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -288,6 +291,42 @@ def test_a_lost_value_keeps_no_database_from_its_migration(kept: Kept, tmp_path:
     assert {row["id"] for row in after["feed"]} == {row["id"] for row in before["feed"]}
     assert after["outputs"] == [row for row in before["outputs"] if row["body"] is not None]
     assert after["runs"] == [row for row in before["runs"] if row["status"] is not None]
+
+
+IN_LITTLE_MEMORY = """
+import sys
+from pathlib import Path
+from kheish.store.database import SqliteDatabase
+from kheish.store.migrations import migrate
+
+database = SqliteDatabase(Path(sys.argv[1]))
+database.run_offline(lambda connection: connection.execute("PRAGMA hard_heap_limit = 8000000"))
+database.run_offline(migrate)
+database.close()
+"""
+
+
+def test_a_migration_takes_no_memory_for_what_it_moves(kept: Kept, tmp_path: Path) -> None:
+    """In a process of its own, for the limit stays until its end."""
+    large = '{"p": "' + "x" * 4000 + '"}'
+    with of_schema(tmp_path / "old.db", 9, kept) as connection:
+        connection.execute("BEGIN")
+        columns = [row["name"] for row in connection.execute("PRAGMA table_info(runs)")]
+        copied = {"run_id": "'run-' || value", "number": "value", "request": ":large"}
+        connection.execute(
+            f"INSERT INTO runs SELECT {', '.join(copied.get(name, name) for name in columns)}"
+            " FROM json_each(:numbers) AS numbered JOIN runs ON run_id = 'run-1'",
+            {"large": large, "numbers": json.dumps(list(range(100, 8100)))},
+        )
+        connection.execute(
+            "INSERT INTO outputs SELECT session_id, run_id, '', number, request FROM runs WHERE number >= 100"
+        )
+        connection.execute("INSERT INTO feed (type, data) SELECT 'x', request FROM runs WHERE number >= 100")
+        connection.execute("COMMIT")
+    subprocess.run([sys.executable, "-c", IN_LITTLE_MEMORY, str(tmp_path / "old.db")], check=True)
+
+    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
+        assert connection.execute("SELECT COUNT(*) FROM runs WHERE number >= 100").fetchone() == (8000,)
 
 
 @pytest.mark.anyio

@@ -157,6 +157,7 @@ def _apply(connection: sqlite3.Connection, pending: list[Migration], copy: Path 
         for migration in pending:
             name = migration.name
             for statement in _statements(migration.sql):
+                _empty_dropped(connection, statement)
                 connection.execute(statement)
             connection.execute(
                 "INSERT INTO schema_migrations (number, name, sha256) VALUES (?, ?, ?)",
@@ -168,6 +169,13 @@ def _apply(connection: sqlite3.Connection, pending: list[Migration], copy: Path 
             connection.execute("ROLLBACK")
         kept = "" if copy is None else f" A copy from before is {copy}."
         raise MigrationFailed(f"Migration {name} failed: {error}. The database is as before.{kept}") from error
+
+
+def _empty_dropped(connection: sqlite3.Connection, statement: str) -> None:
+    # SQLite keeps what a dropped table held until the statement is over, and in memory here; not what was deleted.
+    for _, dropped, *_ in _TABLE_CHANGE.findall(statement):
+        if dropped:
+            connection.execute(f"DELETE FROM {dropped}")  # noqa: S608  # of our own files
 
 
 def _statements(sql: str) -> list[str]:

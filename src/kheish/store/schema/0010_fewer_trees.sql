@@ -1,21 +1,5 @@
--- The newest event always stays, so the next id follows from it: no page a commit that counts ids. A count that is ahead
--- of the events, because the newest were too large to be kept, is kept as a row without content. A lost value must not keep
--- the daemon from its start: that event is a gap, as it was.
-CREATE TABLE events_in_order (
-    id INTEGER PRIMARY KEY,
-    type TEXT NOT NULL,
-    session_id TEXT,
-    run_id TEXT,
-    data TEXT NOT NULL
-);
-INSERT INTO events_in_order
-SELECT id, COALESCE(type, ''), session_id, run_id, COALESCE(data, '') FROM feed ORDER BY id;
-INSERT INTO events_in_order (id, type, data)
-SELECT counted.last, '', ''
-  FROM (SELECT MAX(seq) AS last FROM sqlite_sequence WHERE name = 'feed' AND typeof(seq) = 'integer') AS counted
- WHERE counted.last > COALESCE((SELECT MAX(id) FROM feed), 0);
-DROP TABLE feed;
-ALTER TABLE events_in_order RENAME TO feed;
+-- What SQLite may have to take back of a statement is in memory, with the old content of pages that were given free before it
+-- in the same transaction. So what is copied must not fail, whatever a row holds, and the events come last: their pages would be in use again.
 -- Runs are in the order of their numbers, which is that of their acceptance: no index of numbers, none of times.
 DROP VIEW sound_runs;
 DROP VIEW sound_outputs;
@@ -44,15 +28,15 @@ CREATE TABLE numbered_runs (
 );
 -- The number of a run is the one in its id; where the id is damaged, it is the stored one, and a lost id is made from it. Of
 -- rows that contradict each other all the same, those whose id and number agree go first; the run of a row that is left out
--- is in the journal.
+-- is in the journal. What is sorted is in memory: places alone, not all rows; the limit keeps their order.
 INSERT OR IGNORE INTO numbered_runs
 SELECT CASE WHEN run_id GLOB 'run-[0-9]*' THEN CAST(SUBSTR(run_id, 5) AS INTEGER)
             WHEN typeof(number) = 'integer' THEN number ELSE 0 END,
        COALESCE(run_id, 'run-' || number), session_id, agent_id, kind, status, submitted_at_ms, updated_at_ms,
        started_at_ms, finished_at_ms, accepted_position, first_offset, last_offset, live, request, input_metadata,
        pending_approvals, pending_questions, due_at_ms, usage, error
-  FROM runs
- ORDER BY 'run-' || number IS NOT run_id, number;
+  FROM (SELECT rowid AS place FROM runs ORDER BY 'run-' || number IS NOT run_id, number LIMIT -1) AS placed
+ CROSS JOIN runs ON runs.rowid = placed.place;
 DROP TABLE runs;
 ALTER TABLE numbered_runs RENAME TO runs;
 -- Without columns that change while a run goes on: its row is all that such a commit touches.
@@ -94,3 +78,21 @@ DROP TABLE outputs;
 ALTER TABLE placed_outputs RENAME TO outputs;
 CREATE VIEW sound_outputs AS
 SELECT * FROM outputs WHERE typeof(body) = 'text' AND json_valid(body);
+-- The newest event always stays, so the next id follows from it: no page a commit that counts ids. A count that is ahead
+-- of the events, because the newest were too large to be kept, is kept as a row without content. A lost value must not keep
+-- the daemon from its start: that event is a gap, as it was.
+CREATE TABLE events_in_order (
+    id INTEGER PRIMARY KEY,
+    type TEXT NOT NULL,
+    session_id TEXT,
+    run_id TEXT,
+    data TEXT NOT NULL
+);
+INSERT OR IGNORE INTO events_in_order
+SELECT id, COALESCE(type, ''), session_id, run_id, COALESCE(data, '') FROM feed ORDER BY id;
+INSERT INTO events_in_order (id, type, data)
+SELECT counted.last, '', ''
+  FROM (SELECT MAX(seq) AS last FROM sqlite_sequence WHERE name = 'feed' AND typeof(seq) = 'integer') AS counted
+ WHERE counted.last > COALESCE((SELECT MAX(id) FROM feed), 0);
+DROP TABLE feed;
+ALTER TABLE events_in_order RENAME TO feed;
