@@ -1,5 +1,5 @@
--- What SQLite may have to take back of a statement is in memory, with the old content of pages that were given free before it
--- in the same transaction. So what is copied must not fail, whatever a row holds, and the events come last: their pages would be in use again.
+-- What SQLite may have to take back of a statement is in memory, with what pages held that were given free before it in this
+-- transaction. So no row that is copied may fail, and the events come last: their pages would be in use again at once.
 -- Runs are in the order of their numbers, which is that of their acceptance: no index of numbers, none of times.
 DROP VIEW sound_runs;
 DROP VIEW sound_outputs;
