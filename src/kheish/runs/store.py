@@ -104,7 +104,7 @@ SELECT status, COUNT(*) AS runs FROM runs WHERE live = 1 GROUP BY status
 _DEEPEST_QUEUE = """
 SELECT COUNT(*) AS depth FROM runs WHERE status = 'queued' GROUP BY session_id ORDER BY depth DESC LIMIT 1
 """
-# The plus as above.
+# The plus keeps SQLite from going through all runs in order when it can go through the live ones.
 _LIVE = """
 SELECT run_id, status, submitted_at_ms, updated_at_ms, pending_approvals, pending_questions
   FROM sound_runs AS runs WHERE live = 1
