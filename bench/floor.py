@@ -14,6 +14,8 @@ import asyncio
 import gc
 import socket
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import cast
@@ -30,7 +32,6 @@ from kheish.daemon.one_write import OneWriteProtocol
 from kheish.engine.prompt import system_prompt
 from kheish.providers.chat_completions import build_body
 from kheish.providers.drivers import Driver
-from kheish.providers.exchanges import ModelClient, Target
 from kheish.providers.protocol import ModelRequest
 from kheish.providers.transport import new_model_client
 from kheish.store.database import SqliteDatabase, Transaction
@@ -43,15 +44,19 @@ _TABLE = "CREATE TABLE rows (id INTEGER PRIMARY KEY, session_id TEXT NOT NULL, b
 _COLLECTIONS = (5_000, 20, 20)
 """When the garbage collector looks: as in a daemon that is ready."""
 _INSERT = "INSERT INTO rows (session_id, body) VALUES (?, ?)"
+Call = Callable[[bytes], Awaitable[bytes]]
+"""A bare model call: from the body of a request to the whole answer."""
 
 
 class Floor:
     """One bare agent loop per request."""
 
-    def __init__(self, *, state: Path, model: Target, workspace: Path) -> None:
+    call: Call
+    """Set while the server runs."""
+
+    def __init__(self, *, state: Path, workspace: Path) -> None:
         self._database = SqliteDatabase(state)
         self._database.run_offline(lambda connection: connection.execute(_TABLE))
-        self._model = model
         self._request = standing_request(workspace)
         self._workspace = workspace
         self._conversations: dict[str, list[Message]] = {}
@@ -104,7 +109,7 @@ class Floor:
         text = ""
         calls: list[Message] = []
         body = orjson.dumps({**self._request, "messages": [*self._request["messages"], *messages]})
-        for line in (await asked(self._model, body)).splitlines():
+        for line in (await self.call(body)).splitlines():
             if not line.startswith(b"data: ") or line.endswith(b"[DONE]"):
                 continue
             delta = orjson.loads(line[6:])["choices"][0]["delta"]
@@ -113,35 +118,37 @@ class Floor:
         return text, calls
 
 
-async def asked(model: Target, body: bytes) -> bytes:
-    """One bare model call: the whole answer."""
-    answer = b""
-    exchange = await model.send(body)
-    try:
-        if exchange.status != HTTPStatus.OK:
-            raise RuntimeError(f"the model server answered {exchange.status}")
-        while piece := await exchange.read():
-            answer += piece
-    finally:
-        await exchange.aclose()
-    return answer
-
-
-def model_client(engine: str) -> ModelClient:
-    """The daemon's, or for `library` the HTTP library as it comes."""
+@asynccontextmanager
+async def calling(model_url: str, engine: str) -> AsyncIterator[Call]:
+    """Model calls with the daemon's HTTP engine or, for `library`, with the HTTP library as it comes."""
+    url = f"{model_url}/v1/chat/completions"
+    headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
     if engine == "library":
         import httpx2
 
-        from kheish.providers.http_library import LibraryClient
+        async with httpx2.AsyncClient(timeout=None) as client:
 
-        return LibraryClient(httpx2.AsyncClient(timeout=None))
-    return new_model_client()
+            async def posted(body: bytes) -> bytes:
+                return (await client.post(url, content=body, headers=headers)).raise_for_status().content
 
+            yield posted
+        return
+    async with aclosing(new_model_client()) as models:
+        target = models.target(url, headers)
 
-def model_target(client: ModelClient, model_url: str) -> Target:
-    """Where a bare call goes, with the headers of the daemon's."""
-    headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
-    return client.target(f"{model_url}/v1/chat/completions", headers)
+        async def sent(body: bytes) -> bytes:
+            answer = b""
+            exchange = await target.send(body)
+            try:
+                if exchange.status != HTTPStatus.OK:
+                    raise RuntimeError(f"the model server answered {exchange.status}")
+                while piece := await exchange.read():
+                    answer += piece
+            finally:
+                await exchange.aclose()
+            return answer
+
+        yield sent
 
 
 def standing_request(workspace: Path) -> dict[str, list[Message]]:
@@ -153,8 +160,13 @@ def standing_request(workspace: Path) -> dict[str, list[Message]]:
 
 
 def main(state: str, workspace: str, model_url: str, engine: str = "ours") -> None:
-    model = model_target(model_client(engine), model_url)
-    floor = Floor(state=Path(state), model=model, workspace=Path(workspace))
+    floor = Floor(state=Path(state), workspace=Path(workspace))
+
+    @asynccontextmanager
+    async def living(_: Starlette) -> AsyncIterator[None]:
+        async with calling(model_url, engine) as floor.call:
+            yield
+
     routes = [
         Route("/v1/sessions/{session_id}/input", floor.wait, methods=["POST"]),
         Route("/v1/sessions/{session_id}/runs", floor.submit, methods=["POST"]),
@@ -164,7 +176,11 @@ def main(state: str, workspace: str, model_url: str, engine: str = "ours") -> No
     gc.freeze()
     gc.set_threshold(*_COLLECTIONS)
     config = uvicorn.Config(
-        Starlette(routes=routes), log_level="warning", access_log=False, loop="uvloop", http=OneWriteProtocol
+        Starlette(routes=routes, lifespan=living),
+        log_level="warning",
+        access_log=False,
+        loop="uvloop",
+        http=OneWriteProtocol,
     )
     uvicorn.Server(config).run(sockets=[listener])
 

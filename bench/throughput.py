@@ -8,14 +8,13 @@ those of 64. What else needs many connections stands between the rounds of 64, s
 from __future__ import annotations
 
 import time
-from contextlib import aclosing
 from statistics import median
 
 import orjson
 import uvloop
 
 from bench.figures import Figure, Scale
-from bench.floor import asked, model_client, model_target, standing_request
+from bench.floor import calling, standing_request
 from bench.limits import ask
 from bench.run_rows import KINDS, SESSIONS, Engine, Found, rows
 from bench.sides import PAIRS, Kind, Sides, drive, sides
@@ -71,10 +70,9 @@ async def _bare_call(every: Sides, kind: Kind, engine: Engine, times: int) -> fl
     messages = [*standing["messages"], {"role": "user", "content": kind.content}]
     body = orjson.dumps({**standing, "messages": messages})
     seconds: list[float] = []
-    async with aclosing(model_client(engine)) as calling:
-        target = model_target(calling, every.model.url)
+    async with calling(every.model.url, engine) as call:
         for _ in range(times):
             began = time.perf_counter()
-            await asked(target, body)
+            await call(body)
             seconds.append(time.perf_counter() - began)
     return median(seconds)

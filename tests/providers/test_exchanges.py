@@ -25,11 +25,7 @@ REPLY = b'data: {"choices":[{"delta":{"content":"one"},"finish_reason":"stop"}]}
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-def library() -> ModelClient:
-    return LibraryClient(httpx2.AsyncClient(timeout=None))
-
-
-both_ways = pytest.mark.parametrize("client", [Http1Client, library])
+both_ways = pytest.mark.parametrize("client", [Http1Client, LibraryClient])
 
 
 def sized(body: bytes, *headers: bytes) -> bytes:
@@ -71,7 +67,7 @@ async def test_both_ways_send_the_same_bytes() -> None:
     cookie = b"set-cookie: a=b; Path=/"
     requests: list[list[bytes]] = []
     async with answering(sized(REPLY, cookie)) as (url, sent):
-        for client in (Http1Client(), library()):
+        for client in (Http1Client(), LibraryClient()):
             await told(client, f"{url}/v1/x?alt=sse", {"Authorization": "Bearer k"})
             requests.append(sent[:])
             sent.clear()
@@ -176,6 +172,50 @@ async def test_behind_a_proxy_the_library_makes_the_calls(monkeypatch: pytest.Mo
 
     assert items[0] == TextDelta(text="one")
     assert sent[0].startswith(b"POST http://a-model.invalid/v1 ")
+
+
+@pytest.mark.parametrize("excepted", ["127.0.0.1", "other.example, 127.0.0.1", "*"])
+async def test_a_host_the_environment_excepts_is_called_without_the_proxy(
+    monkeypatch: pytest.MonkeyPatch, excepted: str
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", excepted)
+    async with answering(sized(REPLY)) as (url, sent):
+        client = new_model_client()
+        items = await told(client, f"{url}/v1")
+
+    assert isinstance(client, LibraryClient)
+    assert items[0] == TextDelta(text="one")
+    assert sent[0].startswith(b"POST /v1 ")
+
+
+async def test_a_proxy_for_everything_takes_its_own_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with answering(sized(REPLY)) as (url, sent):
+        monkeypatch.setenv("all_proxy", url.removeprefix("http://").join(("us%20er:pass@", "")))
+        await told(new_model_client(), "http://a-model.invalid/v1")
+
+    assert sent[0].startswith(b"POST http://a-model.invalid/v1 ")
+    assert b"\r\nProxy-Authorization: Basic dXMgZXI6cGFzcw==\r\n" in sent[0]
+
+
+async def test_a_call_with_tls_goes_through_a_tunnel_that_sees_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with answering(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n", once=True) as (url, sent):
+        monkeypatch.setenv("https_proxy", url)
+        with pytest.raises(ProviderError, match="connection failed") as caught:
+            await told(new_model_client(), "https://a-model.invalid/v1", {"Authorization": "Bearer k"})
+
+    assert (caught.value.kind, caught.value.retryable) == (ErrorKind.TRANSPORT, True)
+    assert sent[0].startswith(b"CONNECT a-model.invalid:443 ")
+    assert b"Bearer" not in b"".join(sent)
+
+
+async def test_a_kind_of_proxy_that_is_not_spoken_is_said_when_a_route_is_prepared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("all_proxy", "gopher://127.0.0.1:9")
+    async with aclosing(new_model_client()) as client:
+        with pytest.raises(ValueError, match="gopher"):
+            client.target("https://a-model.invalid/v1", {})
 
 
 @pytest.mark.parametrize(("host", "written"), [("straße.example", "xn--strae-oqa.example"), ("model.example", None)])

@@ -8,7 +8,7 @@ import logging
 import threading
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import httpx2
@@ -254,8 +254,8 @@ async def test_a_server_that_compresses_though_nobody_asked_is_understood() -> N
     packed = gzip.compress(b"".join(chat_frames(Answer(text="one two", pieces=2), "m")))
     headers = {"content-type": "text/event-stream", "content-encoding": "gzip"}
     answering = httpx2.MockTransport(lambda asked: httpx2.Response(200, headers=headers, content=packed))
-    async with httpx2.AsyncClient(transport=answering) as client:
-        endpoint = ModelEndpoint(provider="x", url="http://a-model/v1", client=LibraryClient(client), headers={})
+    async with aclosing(LibraryClient(answering)) as client:
+        endpoint = ModelEndpoint(provider="x", url="http://a-model/v1", client=client, headers={})
         got = [item async for item in endpoint.stream(b"{}", ChatDecoder("x"))]
 
     assert got[0] == TextDelta(text="one two")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import replace
 
 import httpx2
@@ -132,10 +133,8 @@ async def test_the_bytes_that_are_sent_are_those_of_the_whole_body() -> None:
         sent.append(request.content)
         return httpx2.Response(200, content=b'{"choices":[{"message":{"content":"ok"},"finish_reason":"stop"}]}')
 
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
-        endpoint = ModelEndpoint(
-            provider="p", url="http://model/v1/chat/completions", client=LibraryClient(client), headers={}
-        )
+    async with aclosing(LibraryClient(httpx2.MockTransport(answer))) as client:
+        endpoint = ModelEndpoint(provider="p", url="http://model/v1/chat/completions", client=client, headers={})
         provider = ChatCompletionsProvider(Driver.OPENAI_COMPATIBLE, endpoint)
         messages: tuple[Message, ...] = ()
         for number in range(70):

@@ -1,8 +1,12 @@
-"""The HTTP library: for calls behind a proxy, and for answers in an encoding nobody asked for."""
+"""The HTTP library: for calls behind a proxy, and for answers in an encoding nobody asked for.
+
+Its connections are used without its client, which looks for cookies, redirects and credentials at every call.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
@@ -14,43 +18,56 @@ _MAX_IDLE = 20
 """The library goes through all its connections at every call: with 64 of them, calls took twice as long."""
 
 
-def proxied_client() -> httpx2.AsyncClient:
-    """Make a client on the library's own engine, which knows proxies: no ceiling, no time limits, no redirects."""
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=_MAX_IDLE)
-    return httpx2.AsyncClient(timeout=None, limits=limits, follow_redirects=False)
-
-
 class LibraryClient:
-    """Makes model calls through a client of the library."""
+    """Makes model calls through the library, behind the proxies of the environment: no ceiling and no time limits."""
 
-    def __init__(self, client: httpx2.AsyncClient) -> None:
-        self._client = client
+    def __init__(self, straight: httpx2.AsyncBaseTransport | None = None) -> None:
+        """``straight`` makes the calls that no proxy is for."""
+        self._tls = httpx2.create_ssl_context()  # now: it takes a while, which a call has no time for
+        self._by_proxy: dict[str | None, httpx2.AsyncBaseTransport] = {} if straight is None else {None: straight}
 
     def target(self, url: str, headers: Mapping[str, str]) -> Target:
         """Prepare calls; see `ModelClient`."""
         written([f"{name}: {value}".encode() for name, value in headers.items()])
         try:
-            fixed = self._client.build_request("POST", url, headers=dict(headers))
-        except (TypeError, httpx2.InvalidURL) as error:
+            address = httpx2.URL(url)
+            connections = self._connections(_proxy_for(address))
+        except (TypeError, ImportError, httpx2.InvalidURL) as error:
             raise ValueError(str(error)) from None
-        del fixed.headers["content-length"]  # of no body
-        fixed.headers.pop("cookie", None)  # a model call has none, and one that was set later would not be in it
-        return _LibraryTarget(self._client, fixed)
+        return _LibraryTarget(connections, address, httpx2.Headers({"Connection": "keep-alive", **headers}))
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        for connections in self._by_proxy.values():
+            await connections.aclose()
+
+    def _connections(self, proxy: str | None) -> httpx2.AsyncBaseTransport:
+        known = self._by_proxy.get(proxy)
+        if known is None:
+            limits = httpx2.Limits(max_connections=None, max_keepalive_connections=_MAX_IDLE)
+            known = self._by_proxy[proxy] = httpx2.AsyncHTTPTransport(verify=self._tls, limits=limits, proxy=proxy)
+        return known
+
+
+def _proxy_for(address: httpx2.URL) -> str | None:
+    """The proxy the environment names for an address, unless it excepts its host."""
+    proxies = getproxies()
+    proxy = proxies.get(address.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(address.host):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 class _LibraryTarget:
-    def __init__(self, client: httpx2.AsyncClient, fixed: httpx2.Request) -> None:
-        self._client = client
-        self._fixed = fixed
+    def __init__(self, connections: httpx2.AsyncBaseTransport, address: httpx2.URL, headers: httpx2.Headers) -> None:
+        self._connections = connections
+        self._address = address
+        self._headers = headers
 
     async def send(self, content: bytes) -> Exchange:
-        request = httpx2.Request("POST", self._fixed.url, headers=self._fixed.headers, content=content)
+        request = httpx2.Request("POST", self._address, headers=self._headers, content=content)
         try:
-            return _LibraryExchange(await self._client.send(request, stream=True))
-        except httpx2.RequestError as error:
+            return _LibraryExchange(await self._connections.handle_async_request(request))
+        except httpx2.TransportError as error:
             raise ExchangeFailed(type(error).__name__) from None
 
 
@@ -59,7 +76,9 @@ class _LibraryExchange:
 
     def __init__(self, response: httpx2.Response) -> None:
         self._response = response
-        self._chunks = response.aiter_bytes()
+        arriving = response.stream
+        assert isinstance(arriving, httpx2.AsyncByteStream)
+        self._chunks = aiter(response.aiter_bytes() if "content-encoding" in response.headers else arriving)
 
     @property
     def status(self) -> int:

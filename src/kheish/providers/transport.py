@@ -24,10 +24,10 @@ _DRAIN_SECONDS = 0.05  # enough for the end of a chunked body that is already he
 
 def new_model_client() -> ModelClient:
     """Make what carries the daemon's model calls: many long streams, no ceiling, no redirects."""
-    if getproxies().keys() & {"http", "https", "all"}:  # the library's own engine knows proxies
-        from kheish.providers.http_library import LibraryClient, proxied_client
+    if getproxies().keys() & {"http", "https", "all"}:  # the library knows proxies
+        from kheish.providers.http_library import LibraryClient
 
-        return LibraryClient(proxied_client())
+        return LibraryClient()
     return Http1Client()
 
 
