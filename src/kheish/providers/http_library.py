@@ -34,7 +34,9 @@ class LibraryClient:
             connections = self._connections(_proxy_for(address))
         except (TypeError, ImportError, httpx2.InvalidURL) as error:
             raise ValueError(str(error)) from None
-        return _LibraryTarget(connections, address, httpx2.Headers({"Connection": "keep-alive", **headers}))
+        fixed = httpx2.Request("POST", address, headers={"Connection": "keep-alive", **headers}).headers
+        del fixed["content-length"]  # of no content
+        return _LibraryTarget(connections, address, fixed.raw)
 
     async def aclose(self) -> None:
         for connections in self._by_proxy.values():
@@ -58,13 +60,16 @@ def _proxy_for(address: httpx2.URL) -> str | None:
 
 
 class _LibraryTarget:
-    def __init__(self, connections: httpx2.AsyncBaseTransport, address: httpx2.URL, headers: httpx2.Headers) -> None:
+    def __init__(
+        self, connections: httpx2.AsyncBaseTransport, address: httpx2.URL, fixed: list[tuple[bytes, bytes]]
+    ) -> None:
         self._connections = connections
         self._address = address
-        self._headers = headers
+        self._fixed = fixed
 
     async def send(self, content: bytes) -> Exchange:
-        request = httpx2.Request("POST", self._address, headers=self._headers, content=content)
+        headers = [*self._fixed, (b"Content-Length", b"%d" % len(content))]
+        request = httpx2.Request("POST", self._address, headers=headers, stream=httpx2.ByteStream(content))
         try:
             return _LibraryExchange(await self._connections.handle_async_request(request))
         except httpx2.TransportError as error:
