@@ -9,6 +9,7 @@ import contextlib
 import json
 import random
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ _READ_S = 15
 """Streams say something every ten seconds."""
 
 
-class Person(threading.Thread):
+class Person(threading.Thread, ABC):
     """Does its rounds until it is told to stop; what goes wrong in a round is kept for the checks."""
 
     def __init__(self, name: str, url: Callable[[], str]) -> None:
@@ -48,8 +49,9 @@ class Person(threading.Thread):
                     self.troubles.append(f"{self.name}: {error!r}")
                     self._stopped.wait(1)
 
+    @abstractmethod
     def round(self) -> None:
-        raise NotImplementedError
+        """What this one does again and again."""
 
     def call(self, method: str, path: str, body: object = None, *, key: str | None = None) -> httpx2.Response:
         headers = {} if key is None else {"Idempotency-Key": key}

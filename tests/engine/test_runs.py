@@ -18,6 +18,7 @@ from kheish.providers.terms import Backoff, RetryPolicy, RouteTerms
 from tests.engine.world import (
     DEADLINE_S,
     SESSION,
+    Model,
     TablePermissions,
     World,
     call_reply,
@@ -31,7 +32,7 @@ from tests.engine.world import (
 pytestmark = pytest.mark.anyio
 
 
-def one_call(name: str, count: int = 1) -> object:
+def one_call(name: str, count: int = 1) -> Model:
     def model(request: ModelRequest) -> ModelReply:
         if turns_so_far(request.messages) == 0:
             return call_reply(*((name, {"n": n}) for n in range(count)))
@@ -40,7 +41,7 @@ def one_call(name: str, count: int = 1) -> object:
     return model
 
 
-def say(text: str) -> object:
+def say(text: str) -> Model:
     return lambda request: text_reply(text)
 
 
@@ -49,7 +50,7 @@ def kinds(world: World) -> list[list[str]]:
 
 
 async def test_a_run_without_tools_takes_two_commits() -> None:
-    world = World(say("hello"))  # type: ignore[arg-type]
+    world = World(say("hello"))
     await world.submit()
     ended = await world.finish()
 
@@ -58,7 +59,7 @@ async def test_a_run_without_tools_takes_two_commits() -> None:
 
 
 async def test_a_run_with_one_tool_takes_four_commits() -> None:
-    world = World(one_call("touch"))  # type: ignore[arg-type]
+    world = World(one_call("touch"))
     await world.submit()
     await world.finish()
 
@@ -71,7 +72,7 @@ async def test_a_run_with_one_tool_takes_four_commits() -> None:
 
 
 async def test_a_parallel_batch_commits_all_intents_at_once() -> None:
-    world = World(one_call("look", 3))  # type: ignore[arg-type]
+    world = World(one_call("look", 3))
     await world.submit()
     await world.finish()
 
@@ -80,7 +81,7 @@ async def test_a_parallel_batch_commits_all_intents_at_once() -> None:
 
 
 async def test_a_sequential_batch_commits_each_result_with_the_next_intent() -> None:
-    world = World(one_call("touch", 2))  # type: ignore[arg-type]
+    world = World(one_call("touch", 2))
     await world.submit()
     await world.finish()
 
@@ -110,7 +111,7 @@ async def test_no_intent_exists_while_a_call_of_the_message_waits_for_a_human() 
 
 
 async def test_a_human_may_replace_the_input_and_the_request_keeps_the_original() -> None:
-    world = World(one_call("touch"), permissions=TablePermissions(frozenset({"touch"})))  # type: ignore[arg-type]
+    world = World(one_call("touch"), permissions=TablePermissions(frozenset({"touch"})))
     await world.submit()
     state = await world.quiet()
     await world.engine.transition(SESSION, resolution("run-1", "allow", updated_input={"n": 7}))
@@ -122,7 +123,7 @@ async def test_a_human_may_replace_the_input_and_the_request_keeps_the_original(
 
 
 async def test_a_denial_reaches_the_model_with_its_reason() -> None:
-    world = World(one_call("touch"), permissions=TablePermissions(frozenset({"touch"})))  # type: ignore[arg-type]
+    world = World(one_call("touch"), permissions=TablePermissions(frozenset({"touch"})))
     await world.submit()
     await world.quiet()
     await world.engine.transition(SESSION, resolution("run-1", "deny", reason="too risky"))
@@ -135,7 +136,7 @@ async def test_a_denial_reaches_the_model_with_its_reason() -> None:
 
 
 async def test_a_rule_that_denies_explains_itself_to_the_model() -> None:
-    world = World(one_call("touch"), permissions=TablePermissions(denies=frozenset({"touch"})))  # type: ignore[arg-type]
+    world = World(one_call("touch"), permissions=TablePermissions(denies=frozenset({"touch"})))
     await world.submit()
     await world.finish()
 
@@ -160,7 +161,7 @@ async def test_a_call_with_bad_input_is_an_error_result_and_never_asks() -> None
 
 
 async def test_repeated_provider_ids_get_call_ids_of_their_own() -> None:
-    world = World(one_call("look", 2))  # type: ignore[arg-type]
+    world = World(one_call("look", 2))
     await world.submit()
     await world.finish()
 
@@ -170,7 +171,7 @@ async def test_repeated_provider_ids_get_call_ids_of_their_own() -> None:
 
 
 async def test_runs_of_a_session_execute_one_at_a_time_in_submission_order() -> None:
-    world = World(one_call("touch"))  # type: ignore[arg-type]
+    world = World(one_call("touch"))
     world.touch.hold = asyncio.Event()
     await world.submit(run_id="run-1")
     await asyncio.wait_for(world.touch.started.wait(), DEADLINE_S)
@@ -188,7 +189,7 @@ async def test_runs_of_a_session_execute_one_at_a_time_in_submission_order() -> 
 
 
 async def test_cancelling_a_running_tool_stops_it_and_frees_the_slot() -> None:
-    world = World(one_call("touch"))  # type: ignore[arg-type]
+    world = World(one_call("touch"))
     world.touch.hold = asyncio.Event()
     await world.submit(run_id="run-1")
     await asyncio.wait_for(world.touch.started.wait(), DEADLINE_S)
@@ -258,7 +259,7 @@ async def test_two_failures_end_the_run_with_the_classified_error() -> None:
 
 
 async def test_an_unmet_requirement_costs_exactly_two_extra_turns_then_fails() -> None:
-    world = World(say("I am done"))  # type: ignore[arg-type]
+    world = World(say("I am done"))
     await world.submit(requirements=({"type": "workspace_file", "path": "out/a.md"},))
     ended = await world.finish()
 
@@ -290,14 +291,14 @@ PLAN = Generation(
 
 
 async def test_a_reply_in_the_form_that_was_asked_for_ends_the_run_as_it_is() -> None:
-    world = World(say(' {"steps": [1, "two"]}'))  # type: ignore[arg-type]
+    world = World(say(' {"steps": [1, "two"]}'))
     await world.submit(generation=PLAN)
 
     assert (await world.finish()).output == ' {"steps": [1, "two"]}'
 
 
 async def test_a_reply_in_another_form_fails_the_turn_and_its_tokens_count() -> None:
-    world = World(say('{"secret": true}'))  # type: ignore[arg-type]
+    world = World(say('{"secret": true}'))
     await world.submit(generation=PLAN)
     ended = await world.finish()
 
@@ -351,7 +352,7 @@ async def test_the_turn_ceiling_ends_an_endless_run() -> None:
 
 
 async def test_a_rule_that_refuses_changes_nothing() -> None:
-    world = World(say("x"))  # type: ignore[arg-type]
+    world = World(say("x"))
 
     def refuse(state: object, now_ms: int) -> tuple[()]:
         raise Conflict("not now")
@@ -362,7 +363,7 @@ async def test_a_rule_that_refuses_changes_nothing() -> None:
 
 
 async def test_draining_leaves_the_run_to_be_resumed_and_records_nothing() -> None:
-    world = World(one_call("look"))  # type: ignore[arg-type]
+    world = World(one_call("look"))
     world.look.hold = asyncio.Event()
     await world.submit()
     await asyncio.wait_for(world.look.started.wait(), DEADLINE_S)
@@ -370,7 +371,7 @@ async def test_draining_leaves_the_run_to_be_resumed_and_records_nothing() -> No
 
     with pytest.raises(Draining):
         await world.submit(run_id="run-2")
-    again = World(one_call("look"), journal=world.journal, life="b")  # type: ignore[arg-type]
+    again = World(one_call("look"), journal=world.journal, life="b")
     await again.engine.recover([SESSION])
     assert (await again.finish()).status is RunStatus.COMPLETED
     assert len(world.model.requests) == 1
@@ -393,7 +394,7 @@ async def test_an_error_in_an_adapter_fails_its_run_and_not_the_session() -> Non
 
 
 async def test_usage_adds_up_over_the_turns() -> None:
-    world = World(one_call("look"), permissions=TablePermissions(frozenset({"look"})))  # type: ignore[arg-type]
+    world = World(one_call("look"), permissions=TablePermissions(frozenset({"look"})))
     await world.submit()
     state = await world.quiet()
 
@@ -419,7 +420,7 @@ async def test_every_turn_costs_what_the_route_says_and_a_fallback_costs_its_own
 
 
 async def test_emitted_output_travels_in_the_commit_of_its_result() -> None:
-    world = World(one_call("note"))  # type: ignore[arg-type]
+    world = World(one_call("note"))
     await world.submit()
     await world.finish()
 

@@ -212,7 +212,7 @@ async def test_an_idle_connection_is_closed_after_a_while(monkeypatch: pytest.Mo
 
 
 async def test_only_so_many_connections_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kheish.providers.http1_pool.MAX_IDLE", 2)
+    monkeypatch.setattr("kheish.providers.http1_pool._MAX_IDLE", 2)
     async with serving(always) as server, client() as http:
         for _ in range(2):
             responses = [await http.send(http.build_request("POST", server.url), stream=True) for _ in range(4)]

@@ -224,9 +224,15 @@ def test_runs_outputs_and_events_of_every_older_schema_are_the_same(kept: Kept, 
     assert newest == max(cast("int", row["id"]) for row in before["feed"]) + 1
 
 
+def damage(connection: sqlite3.Connection, *statements: str) -> None:
+    for statement in statements:
+        assert connection.execute(statement).rowcount, statement
+
+
 def test_damaged_runs_and_outputs_are_kept_unless_they_contradict_others(kept: Kept, tmp_path: Path) -> None:
     with of_schema(tmp_path / "old.db", 9, kept) as connection:
-        for statement in (
+        damage(
+            connection,
             "UPDATE runs SET number = x'ff' WHERE run_id = 'run-2'",
             "UPDATE runs SET number = 'x' WHERE run_id = 'run-3'",
             "UPDATE runs SET number = 3.5, request = x'ff', live = '{' WHERE run_id = 'run-4'",
@@ -236,8 +242,7 @@ def test_damaged_runs_and_outputs_are_kept_unless_they_contradict_others(kept: K
             "UPDATE runs SET run_id = 'run-01' WHERE run_id = 'run-8'",
             "UPDATE outputs SET position = x'ff', session_id = 's'",
             "UPDATE feed SET data = x'ff', type = x'ff' WHERE id = 3",
-        ):
-            assert connection.execute(statement).rowcount, statement
+        )
         before = contents(connection)
         migrate(connection)
         after = contents(connection)
@@ -277,13 +282,13 @@ def test_a_lost_value_keeps_no_database_from_its_migration(kept: Kept, tmp_path:
     with of_schema(tmp_path / "old.db", 9, kept) as connection:
         for table in MADE_ANEW:
             without_constraints(connection, table)
-        for statement in (
+        damage(
+            connection,
             "UPDATE feed SET data = NULL WHERE id = 3",
             "UPDATE feed SET type = NULL WHERE id = 4",
             "UPDATE outputs SET body = NULL WHERE run_id = 'run-2'",
             "UPDATE runs SET status = NULL WHERE run_id = 'run-3'",
-        ):
-            assert connection.execute(statement).rowcount, statement
+        )
         before = contents(connection)
         migrate(connection)
         after = contents(connection)

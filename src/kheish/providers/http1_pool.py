@@ -15,7 +15,7 @@ from kheish.providers.dialling import dial
 from kheish.providers.exchanges import Exchange, ExchangeFailed
 from kheish.providers.http1 import Connection, Origin
 
-MAX_IDLE = 64
+_MAX_IDLE = 64
 """Connections that are kept for a next call."""
 _PORTS = {"http": 80, "https": 443}
 _IN_PATHS = "!$%&'()*+,/:;=@[\\]^|~"
@@ -90,7 +90,7 @@ class Http1Client:
         self._open.add(connection)
 
     def kept(self, connection: Connection) -> bool:
-        if sum(map(len, self._idle.values())) >= MAX_IDLE:
+        if sum(map(len, self._idle.values())) >= _MAX_IDLE:
             return False
         self._idle.setdefault(connection.origin, []).append(connection)
         return True

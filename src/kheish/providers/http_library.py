@@ -54,7 +54,8 @@ def _proxy_for(address: httpx2.URL) -> str | None:
     """The proxy the environment names for an address, unless it excepts its host."""
     proxies = getproxies()
     proxy = proxies.get(address.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(address.host):
+    # With its port, for an exception may name one.
+    if not proxy or proxy_bypass(address.host if address.port is None else f"{address.host}:{address.port}"):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
 

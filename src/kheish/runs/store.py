@@ -161,13 +161,12 @@ class RunsProjection:
 
     def _tell_entry(self, transaction: Transaction, recorded: e.Recorded, run: RunState | None) -> None:
         session_id, run_id = recorded.session_id, recorded.run_id or ""
+        first = 0 if run is None else run.first_offset
         for call_id, record in output_record(session_id, run_id, recorded.entry):
             row = (session_id, run_id, call_id, recorded.offset, encode(record).decode())
             if not call_id:
                 transaction.add(_INSERT_ANSWER, (row,))
-            elif not transaction.connection.execute(
-                _INSERT_OUTPUT, (*row, 0 if run is None else run.first_offset)
-            ).rowcount:
+            elif not transaction.connection.execute(_INSERT_OUTPUT, (*row, first)).rowcount:
                 # A call that ran again after a restart: its output is there and was told.
                 continue
             self._publish(transaction, "output", session_id, run_id, {"output": record})
