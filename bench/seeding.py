@@ -10,7 +10,8 @@ from pathlib import Path
 
 import httpx2
 
-from kheish.daemon.composition import open_daemon, projections
+from kheish.daemon.composition import open_daemon
+from kheish.daemon.journaling import projections
 from kheish.daemon.settings import from_options
 from kheish.engine import entries as e
 from kheish.engine.codec import VERSION, decode_entry, encode_entry, type_name
@@ -192,7 +193,8 @@ async def _journal(state_root: Path) -> AsyncIterator[tuple[DatabaseJournal, Sql
         database.attach(feed)
         trail = database.run_offline(lambda opened: open_trail(opened, state_root, None, now_ms=0))
         tools = ToolRuntime(ToolRegistry(builtin_tools({})))
-        yield DatabaseJournal(database, projections(feed, trail, tools.acts_outside)), database
+        kept = projections(feed, sessions_store.SessionsProjection(feed), trail, tools.acts_outside)
+        yield DatabaseJournal(database, kept), database
     finally:
         database.close()
 

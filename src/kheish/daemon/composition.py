@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from kheish.approvals.service import Approvals
@@ -22,12 +21,12 @@ from kheish.auth.credential_scope import CredentialScope
 from kheish.auth.secret_store import SecretStore
 from kheish.broker import store as broker_store
 from kheish.broker.service import Credentials
-from kheish.broker.store import CredentialsProjection
 from kheish.core.clock import Clock, SystemClock
 from kheish.core.ids import IdSource, RandomIds
 from kheish.core.problems import Problem
 from kheish.core.redaction import Redactor
 from kheish.daemon.app import application
+from kheish.daemon.journaling import Journaling, open_journaling
 from kheish.daemon.route_source import RouteSource
 from kheish.daemon.settings import Settings
 from kheish.daemon.state_root import OpenDatabase, explained, open_store, take_state_root
@@ -35,15 +34,13 @@ from kheish.daemon.status import StatusBoard
 from kheish.daemon.supervisor import Supervisor
 from kheish.engine.budgets import Allowance
 from kheish.engine.engine import Engine
-from kheish.engine.journal import DatabaseJournal
 from kheish.engine.lending import Lender
 from kheish.engine.model_calls import ModelCaller
 from kheish.engine.observing import ObservedJournal
-from kheish.engine.ports import Journal, Projection
+from kheish.engine.ports import Journal
 from kheish.engine.prompt import system_prompt
 from kheish.engine.state import RunState
 from kheish.external_actions.service import ExternalActions
-from kheish.external_actions.store import TrailProjection
 from kheish.external_actions.trail import Trail, open_trail
 from kheish.http.sse import Streams
 from kheish.policy.rules import RulePermissions
@@ -55,30 +52,24 @@ from kheish.runs.idempotency import IdempotencyKeys
 from kheish.runs.ingress import Ingress
 from kheish.runs.retention import Retention
 from kheish.runs.service import RunControl, RunLedger
-from kheish.runs.store import RunsProjection
 from kheish.runtime.permissions import PermissionChecks
 from kheish.runtime.service import Runtime, permission_mode
 from kheish.secrets.service import Secrets
-from kheish.sessions.recent import RecentSessions
 from kheish.sessions.service import Sessions
-from kheish.sessions.store import SessionsProjection
 from kheish.store.database import SqliteDatabase
 from kheish.store.feed import Feed
 from kheish.store.lock import StateLock
 from kheish.telemetry.metrics import Metrics
 from kheish.telemetry.readings import Readings
-from kheish.telemetry.recorder import Recorder
 from kheish.telemetry.tracing import open_spans
 from kheish.tools.builtin import builtin_tools
 from kheish.tools.protocol import ToolContext
 from kheish.tools.registry import ToolRegistry
 from kheish.tools.runtime import ToolRuntime
 from kheish.tools.shell import ShellEnvironment
-from kheish.usage.store import UsageLedger, UsageProjection
 
 if TYPE_CHECKING:
     from kheish.telemetry.span_queue import SpanQueue
-    from kheish.telemetry.tracer import Tracer
 
 log = structlog.get_logger(__name__)
 
@@ -95,10 +86,10 @@ class Daemon:
     settings: Settings
     app: ASGIApp
     engine: Engine
+    journaling: Journaling
     board: StatusBoard
     control_plane: ControlPlane
     streams: Streams
-    tracer: Tracer | None
     supervisor: Supervisor
     reload: Callable[[], Awaitable[None]]
     learn_models: Callable[[], Awaitable[None]] | None
@@ -130,8 +121,7 @@ class Daemon:
         began = time.monotonic()
         await self.engine.drain(timeout_s)
         self.streams.close()
-        if self.tracer is not None:
-            await self.tracer.close(max(_SPANS_S, timeout_s - (time.monotonic() - began)))
+        await self.journaling.end(max(_SPANS_S, timeout_s - (time.monotonic() - began)))
 
 
 @asynccontextmanager
@@ -239,22 +229,17 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     broker = _broker(parts)
     # Sessions need the engine, and the engine asks them about a session only when it calls a model.
     credentials = _credentials(parts, runtime, broker, lambda session_id: sessions.credential_scope(session_id))
-    journal = DatabaseJournal(database, projections(feed, parts.trail, tools.acts_outside))
-    registry = CollectorRegistry()
-    tracer = None if parts.spans is None else _tracer(parts.spans, parts.clock, tools)
-    recorder = Recorder(registry, tool_names=tools.names)
-    spending = _spending(parts)
-    shown = RecentSessions(runs_store.outputs_in)
-    observed = ObservedJournal(journal, (shown, spending, recorder, *(() if tracer is None else (tracer,))))
-    engine = _engine(parts, observed, tools, permissions, runtime, credentials, Allowance(settings.budgets, spending))
-    ledger = RunLedger(database=database, journal=journal)
+    journaling = _journaling(parts, tools)
+    allowance = Allowance(settings.budgets, journaling.spending)
+    engine = _engine(parts, journaling.observed, tools, permissions, runtime, credentials, allowance)
+    ledger = RunLedger(database=database, journal=journaling.journal)
     sessions = Sessions(
         database=database,
-        journal=journal,
+        journal=journaling.journal,
         engine=engine,
         feed=feed,
         runs=ledger,
-        shown=shown,
+        shown=journaling.shown,
         clock=parts.clock,
         ids=parts.ids,
     )
@@ -262,7 +247,9 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     streams = Streams()
     checks = PermissionChecks(permissions=permissions, sessions=sessions, tool_names=tools.names)
     work = _work(parts, engine, sessions, ledger, runtime)
-    metrics = Metrics(registry, take=_readings(parts, board, engine, observed, ledger, sessions).take)
+    metrics = Metrics(
+        journaling.counters, take=_readings(parts, board, engine, journaling.observed, ledger, sessions).take
+    )
     actions = ExternalActions(database=database, ledger=ledger, keys=parts.trail.keys)
     retention = Retention(database=database, clock=parts.clock)
     facades = (ledger, sessions, runtime, board, feed, streams, checks, metrics)
@@ -271,10 +258,10 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
         settings=settings,
         app=application(services, control_plane, max_body_bytes=settings.http_max_body_bytes),
         engine=engine,
+        journaling=journaling,
         board=board,
         control_plane=control_plane,
         streams=streams,
-        tracer=tracer,
         supervisor=parts.supervisor,
         reload=partial(_reload, parts, runtime),
         learn_models=partial(_learn_models, parts, runtime) if parts.source.asks_about_models else None,
@@ -282,10 +269,16 @@ def _assemble(parts: _Parts, control_plane: ControlPlane) -> Daemon:
     )
 
 
-def projections(feed: Feed, trail: Trail, acts_outside: Callable[[str], bool]) -> tuple[Projection, ...]:
-    """Every table that is kept in step with the journal."""
-    signed = TrailProjection(trail.key, trail.keys, acts_outside)
-    return (RunsProjection(feed), SessionsProjection(feed), UsageProjection(), CredentialsProjection(), signed)
+def _journaling(parts: _Parts, tools: ToolRuntime) -> Journaling:
+    return open_journaling(
+        parts.database,
+        feed=parts.feed,
+        trail=parts.trail,
+        tools=tools,
+        spans=parts.spans,
+        clock=parts.clock,
+        budget_period_hours=parts.settings.budget_period_hours,
+    )
 
 
 def _secrets(parts: _Parts, broker: Broker) -> Secrets:
@@ -413,13 +406,6 @@ def _work(
     )
 
 
-def _spending(parts: _Parts) -> UsageLedger:
-    hours = parts.settings.budget_period_hours
-    spending = UsageLedger(database=parts.database, clock=parts.clock, period_hours=hours)
-    parts.database.run_offline(spending.load)
-    return spending
-
-
 def _engine(
     parts: _Parts,
     journal: Journal,
@@ -463,12 +449,6 @@ def _engine(
         last_run_number=parts.database.run_offline(runs_store.last_number),
         restart_policy=settings.restart_policy,
     )
-
-
-def _tracer(spans: SpanQueue, clock: Clock, tools: ToolRuntime) -> Tracer:
-    from kheish.telemetry.tracer import Tracer  # late: most daemons trace nothing
-
-    return Tracer(spans, clock=clock, tool_names=tools.names)
 
 
 def _trail(settings: Settings, database: SqliteDatabase, clock: Clock | None) -> Trail:

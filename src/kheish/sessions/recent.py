@@ -12,7 +12,6 @@ from typing import cast
 import orjson
 
 from kheish.engine.ports import Transition
-from kheish.sessions import store
 
 SHOWN_OUTPUTS = 100
 """The newest outputs in a session view; `GET .../events` has all of them."""
@@ -22,6 +21,8 @@ _OUTPUT_BYTES = 64 * 1024
 
 OutputsIn = Callable[[Transition], Sequence[str] | None]
 """The outputs a commit adds, as JSON; None when that shows in the rows only."""
+RowOf = Callable[[str], Mapping[str, object] | None]
+"""What commits change of a session's row, as the last durable one left it; None when it is not known any more."""
 
 
 @dataclass(slots=True)
@@ -50,8 +51,9 @@ class _Reading:
 class RecentSessions:
     """Bounded; whatever it does not have is read."""
 
-    def __init__(self, outputs_in: OutputsIn) -> None:
+    def __init__(self, outputs_in: OutputsIn, row_of: RowOf) -> None:
         self._outputs_in = outputs_in
+        self._row_of = row_of
         self._shown: OrderedDict[str, Shown] = OrderedDict()
         self._readings: dict[str, list[_Reading]] = {}
 
@@ -88,10 +90,12 @@ class RecentSessions:
         if shown is None or cast("int", shown.row["journal_len"]) >= transition.entries[-1].offset:
             return
         del self._shown[session_id]
-        added = self._outputs_in(transition)
+        added, row = self._outputs_in(transition), self._row_of(session_id)
         if added is None or shown.row["journal_len"] != transition.entries[0].offset - 1:
             return
-        shown.row = store.after(shown.row, transition)
+        if row is None or row["journal_len"] != transition.entries[-1].offset:
+            return
+        shown.row = {**shown.row, **row}
         shown.outputs.extend(added)
         self._keep(session_id, shown)
 

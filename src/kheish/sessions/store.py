@@ -230,6 +230,10 @@ class SessionsProjection:
         if _shown_state(before) != _shown_state(row):
             tell_state(self._feed, transaction, row, transition.session.active)
 
+    def row_of(self, session_id: str) -> Mapping[str, object] | None:
+        """The columns that views show as the last durable commit left them, if they are still remembered."""
+        return self._rows.last(session_id)
+
 
 def _state(connection: sqlite3.Connection, session_id: str) -> Mapping[str, object]:
     row = connection.execute(_STATE, {"session_id": session_id}).fetchone()
@@ -249,11 +253,6 @@ def tell_state(feed: Feed, transaction: Transaction, row: Mapping[str, object], 
     for kind, fields in (("session_state_changed", changed), ("session_snapshot", snapped)):
         data = cast("JsonObject", {"type": kind, **fields})
         feed.append(transaction, type=kind, session_id=session_id, run_id=None, data=data)
-
-
-def after(before: Mapping[str, object], transition: Transition) -> dict[str, object]:
-    """The columns as the projection of ``transition`` leaves them."""
-    return _after(before, _fields(transition, str(before["status"])))
 
 
 def _after(before: Mapping[str, object], fields: Mapping[str, object]) -> dict[str, object]:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Remembered(Generic[T]):
-    """Values of rows as durable commits left them, the most recent ones. For the writer's thread."""
+    """Values of rows as durable commits left them, the most recent ones. For the writer's thread, but for `last`."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

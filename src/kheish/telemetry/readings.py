@@ -55,6 +55,7 @@ class Readings:
             sessions = await self._sessions.count()
         except (Problem, sqlite3.Error) as error:
             log.error("metrics.store_unreadable", error=type(error).__name__)
+        self._journal.catch_up()
         return Snapshot(
             runs=runs,
             sessions=sessions,
