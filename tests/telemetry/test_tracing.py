@@ -344,5 +344,5 @@ def test_without_the_extra_the_daemon_says_how_to_install_it(monkeypatch: pytest
 async def test_without_configuration_there_is_no_tracer(tmp_path: Path) -> None:
     async with traced(tmp_path, {}) as house:
         text = (await house.client.get("/metrics", headers={"accept": OPENMETRICS})).text
-        assert house.daemon.tracer is None
+        assert house.daemon.journaling.tracer is None
     assert "kheish_spans_exported" not in Scraped(text).types

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache, partial
 
 from kheish.policy.modes import PermissionMode, apply_mode
 from kheish.policy.protocol import Behavior, Verdict
@@ -65,12 +66,17 @@ def matching_rule(rules: Sequence[Rule], tool_name: str) -> Rule | None:
     return None
 
 
+_REMEMBERED_TOOLS = 256
+"""Names of tools: of calls, and of whatever a dry run asks about."""
+
+
 class RulePermissions:
     """Rules under a daemon-wide mode."""
 
     def __init__(self, *, mode: PermissionMode, rules: Sequence[Rule] | None = None) -> None:
         self._mode = mode
-        self._rules = boot_rules() if rules is None else tuple(rules)
+        fixed = boot_rules() if rules is None else tuple(rules)
+        self._matching = lru_cache(_REMEMBERED_TOOLS)(partial(matching_rule, fixed))
 
     @property
     def mode(self) -> PermissionMode:
@@ -83,7 +89,7 @@ class RulePermissions:
     def decide(self, tool_name: str, *, session_id: str | None, mode: PermissionMode | None = None) -> Verdict:
         """Decide one call; ``mode`` overrides the daemon's for a dry run."""
         effective = self._mode if mode is None else mode
-        rule = matching_rule(self._rules, tool_name)
+        rule = self._matching(tool_name)
         base = Behavior.ALLOW if rule is None else rule.behavior
         decision, effect = apply_mode(effective, tool_name, base)
         scope = Scope.SESSION if rule is None else rule.scope

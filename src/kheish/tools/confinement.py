@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +46,11 @@ class Workspace:
     """One session's files. Blocking: call it off the event loop. Every refusal is a `ToolFailure`."""
 
     def __init__(self, root: Path, forbidden: Sequence[Path] = ()) -> None:
+        """Both ``root`` and what is ``forbidden`` below it are free of links."""
         self.root = root
-        self._forbidden = tuple(forbidden)
-        self._forbidden_ids = frozenset(_identity(os.stat(path)) for path in forbidden if path.exists())
+        self._root = str(root)
+        self._forbidden = tuple(str(path) for path in forbidden)
+        self._forbidden_ids = frozenset(_identities(forbidden))
 
     @classmethod
     def of(cls, context: ToolContext) -> Workspace:
@@ -56,20 +58,20 @@ class Workspace:
 
     def resolve(self, path: str) -> Place:
         """Say where ``path`` leads, links resolved up to the last part that exists."""
-        return self._inside(os.path.realpath(self._lexical(path)), path)
+        lexical = self._lexical(path)
+        return self._inside(lexical if self._free_of_links(lexical) else os.path.realpath(lexical), path)
 
     def resolve_target(self, path: str) -> Place:
         """Say where a write to ``path`` would land: links in its folders are resolved, the last name is kept."""
         lexical = self._lexical(path)
         folder, name = os.path.split(lexical)
-        if lexical == str(self.root) or path.rpartition("/")[2] in ("", ".", ".."):
+        if lexical == self._root or path.rpartition("/")[2] in ("", ".", ".."):
             raise ToolFailure(f"the path names a directory: {_shown(path)}")
         return self._inside(os.path.join(os.path.realpath(folder), name), path)
 
     def holds(self, parts: Sequence[str]) -> bool:
         """Say whether a path found below the root, free of links, belongs to the workspace."""
-        path = self.root.joinpath(*parts)
-        return not any(path.is_relative_to(root) for root in self._forbidden)
+        return not self._is_forbidden(os.path.join(self._root, *parts))
 
     @contextmanager
     def directory(self, parts: Sequence[str], *, create: bool = False) -> Iterator[int]:
@@ -116,18 +118,47 @@ class Workspace:
                 del climbed[-1:]
             elif name not in ("", "."):
                 climbed.append(name)
-        return "/".join(("", *climbed)) if path.startswith("/") else str(self.root.joinpath(*climbed))
+        return os.path.join("/" if path.startswith("/") else self._root, *climbed)
+
+    def _free_of_links(self, path: str) -> bool:
+        """No part of ``path`` that exists is a link. False also for one that is not plainly below the root."""
+        below = _below(path, self._root)
+        if below is None:
+            return False
+        place = self._root
+        for name in below:
+            place = os.path.join(place, name)
+            try:
+                mode = os.lstat(place).st_mode
+            except FileNotFoundError:
+                return True
+            except OSError:
+                return False
+            if stat.S_ISLNK(mode):
+                return False
+        return True
 
     def _inside(self, canonical: str, path: str) -> Place:
-        found = Path(canonical)
-        if not found.is_relative_to(self.root) or any(found.is_relative_to(root) for root in self._forbidden):
+        below = _below(canonical, self._root)
+        if below is None or self._is_forbidden(canonical):
             raise _outside(path)
-        return Place(root=self.root, parts=found.relative_to(self.root).parts)
+        return Place(root=self.root, parts=below)
+
+    def _is_forbidden(self, canonical: str) -> bool:
+        return any(_below(canonical, root) is not None for root in self._forbidden)
 
 
 def handle_path(handle: int) -> str:
     """Return a path by which a child process can change into an open directory."""
     return f"/proc/self/fd/{handle}" if os.path.isdir("/proc/self/fd") else f"/dev/fd/{handle}"
+
+
+def _below(path: str, root: str) -> tuple[str, ...] | None:
+    """The parts of ``path`` after ``root``, none for the root itself; None outside of it. Both without dots."""
+    if path == root:
+        return ()
+    start = root if root.endswith("/") else f"{root}/"
+    return tuple(path[len(start) :].split("/")) if path.startswith(start) else None
 
 
 def _check_names(path: str) -> None:
@@ -176,6 +207,12 @@ def _reason(error: OSError) -> str:
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+def _identities(paths: Iterable[Path]) -> Iterator[tuple[int, int]]:
+    for path in paths:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            yield _identity(os.stat(path))
 
 
 def _outside(path: str) -> ToolFailure:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -38,17 +39,18 @@ class Stop:
 async def off_loop(work: Callable[[Stop], T]) -> T:
     """Run ``work`` in a thread. When cancelled, ask it to stop and return only after it has ended."""
     stop = Stop()
-    task = asyncio.create_task(asyncio.to_thread(work, stop))
+    # As `asyncio.to_thread` does it, without a task around it.
+    done = asyncio.get_running_loop().run_in_executor(None, copy_context().run, work, stop)
     try:
-        return await asyncio.shield(task)
+        return await asyncio.shield(done)
     except asyncio.CancelledError:
         stop.set()
-        while not task.done():
+        while not done.done():
             # A second cancellation must not leave the thread writing on its own.
             with suppress(asyncio.CancelledError):
-                await asyncio.wait((task,))
-        if not task.cancelled():
-            task.exception()
+                await asyncio.wait((done,))
+        if not done.cancelled():
+            done.exception()
         raise
 
 
