@@ -84,6 +84,28 @@ def test_a_path_no_file_can_have_is_refused(workspace: Workspace, path: str, wor
         workspace.resolve(path)
 
 
+def test_the_root_of_the_machine_is_outside_wherever_the_daemon_was_started(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace.root)
+
+    for resolve in (workspace.resolve, workspace.resolve_target):
+        with pytest.raises(ToolFailure):
+            resolve("/")
+
+
+def test_a_workspace_that_is_the_whole_machine_holds_every_path(tmp_path: Path) -> None:
+    (tmp_path / "file.txt").write_bytes(b"inside")
+    everything = Workspace(Path("/"), forbidden=(tmp_path / "state",))
+
+    place = everything.resolve(f"{tmp_path}/file.txt")
+
+    assert place.absolute == f"{tmp_path.resolve()}/file.txt"
+    assert _read(everything, place) == b"inside"
+    with pytest.raises(ToolFailure):
+        everything.resolve(f"{tmp_path.resolve()}/state/kheish.db")
+
+
 def test_a_loop_of_links_is_refused(workspace: Workspace) -> None:
     with pytest.raises(ToolFailure, match="symbolic link: loop"):
         _read(workspace, workspace.resolve("loop"))
