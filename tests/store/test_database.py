@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -290,3 +291,27 @@ async def test_a_bug_in_the_writing_thread_is_told_to_those_who_wait_and_the_nex
     assert await database.write(insert("kept")) == "kept"
     assert await database.read(keys) == ["kept"]
     database.close()
+
+
+@pytest.mark.parametrize("page_bytes", [None, 4096], ids=["a new one", "one of an earlier release"])
+def test_the_log_grows_to_as_many_bytes_whatever_the_pages_of_the_database(
+    tmp_path: Path, page_bytes: int | None
+) -> None:
+    path = tmp_path / "kheish.db"
+    if page_bytes is not None:
+        with closing(sqlite3.connect(path)) as earlier:
+            earlier.execute(f"PRAGMA page_size = {page_bytes}")
+            earlier.execute("CREATE TABLE kept (id INTEGER PRIMARY KEY)")
+    database = SqliteDatabase(path)
+
+    try:
+        pages, size = database.run_offline(
+            lambda connection: [
+                connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("wal_autocheckpoint", "page_size")
+            ]
+        )
+    finally:
+        database.close()
+
+    assert size == (page_bytes or 2048)
+    assert pages * size == 16 * 1024 * 1024
