@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+_FEW_ROUNDS = 5
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spread:
@@ -14,6 +16,7 @@ class Spread:
 
     median: float
     low: float
+    """The lowest of few rounds; of many, where their middle half begins: the lowest of more is lower."""
     high: float
     rounds: int = 3
 
@@ -24,7 +27,10 @@ class Spread:
 
     @classmethod
     def of(cls, rounds: Sequence[float]) -> Spread:
-        return cls(median=statistics.median(rounds), low=min(rounds), high=max(rounds), rounds=len(rounds))
+        low, high = min(rounds), max(rounds)
+        if len(rounds) > _FEW_ROUNDS:
+            low, _, high = statistics.quantiles(rounds, n=4, method="inclusive")
+        return cls(median=statistics.median(rounds), low=low, high=high, rounds=len(rounds))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,9 +20,9 @@ from bench.run_rows import KINDS, SESSIONS, Engine, Found, rows
 from bench.sides import PAIRS, Kind, Sides, drive, sides
 from bench.submits import submit_figures, submits
 
-_RUNS = {1: (160, 12), 16: (60, 4), 64: (15, 2)}
+_RUNS = {1: (240, 20), 16: (60, 4), 64: (15, 2)}
 """How many each session makes in one round of a full and of a quick run."""
-_ROUNDS = {1: (12, 12), 16: (3, 3), 64: (3, 2)}
+_ROUNDS = {1: (8, 8), 16: (3, 3), 64: (3, 2)}
 """In a full and in a quick run. One session is what others on the machine disturb most, and a round of 64 the least.
 
 Short rounds, for both sides of a pair meet the same moment of a machine whose speed changes within seconds.

@@ -32,6 +32,14 @@ def test_a_figure_moves_by_more_than_both_spreads_together(
     assert outside(Spread.of(before), Spread.of(after)) is moved
 
 
+def test_more_rounds_of_the_same_figure_do_not_lie_further_apart() -> None:
+    few = Spread.of([1.0, 2.0, 3.0])
+    many = Spread.of([1.0, 1.5, 2.0, 2.5, 3.0] * 3 + [0.1, 9.0])
+
+    assert (few.low, few.high) == (1.0, 3.0)
+    assert (many.median, many.low, many.high) == (2.0, 1.5, 2.5)
+
+
 @pytest.mark.parametrize(
     ("better", "after", "way"),
     [

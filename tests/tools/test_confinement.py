@@ -134,6 +134,22 @@ def test_a_second_name_of_the_state_root_is_recognised_when_it_is_opened(root: P
         _read(workspace, workspace.resolve("renamed/kheish.db"))
 
 
+def test_a_root_that_became_a_link_leads_nowhere(root: Path) -> None:
+    state = root.parent / "state"
+    state.mkdir()
+    (state / "kheish.db").write_bytes(SECRET)
+    workspace = Workspace(root, forbidden=(state,))
+    place = Place(root=root, parts=("kheish.db",))
+    root.rmdir()
+    root.symlink_to(state)
+
+    for resolve in (workspace.resolve, workspace.resolve_target):
+        with pytest.raises(ToolFailure):
+            resolve("kheish.db")
+    with pytest.raises(ToolFailure):
+        _read(workspace, place)
+
+
 def test_a_folder_swapped_for_a_link_after_the_check_leads_nowhere(workspace: Workspace) -> None:
     place = workspace.resolve("sub/secret.txt")
     (workspace.root / "sub").rename(workspace.root / "moved")

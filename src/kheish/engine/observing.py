@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -27,7 +28,7 @@ class ObservedJournal:
         self._journal = journal
         self._observers = tuple(_Told(observer) for observer in observers)
         self._onlookers = tuple(_Told(observer) for observer in onlookers)
-        self._untold: list[Transition] = []
+        self._untold: deque[Transition] = deque()
 
     @property
     def observer_failures(self) -> int:
@@ -45,8 +46,8 @@ class ObservedJournal:
 
     def catch_up(self) -> None:
         """Tell the onlookers now what they have not been told yet."""
-        untold, self._untold = self._untold, []
-        for transition in untold:
+        while self._untold:
+            transition = self._untold.popleft()
             for told in self._onlookers:
                 told.take(transition)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache, partial
 
 from kheish.policy.modes import PermissionMode, apply_mode
 from kheish.policy.protocol import Behavior, Verdict
@@ -66,17 +65,12 @@ def matching_rule(rules: Sequence[Rule], tool_name: str) -> Rule | None:
     return None
 
 
-_REMEMBERED_TOOLS = 256
-"""Names of tools: of calls, and of whatever a dry run asks about."""
-
-
 class RulePermissions:
     """Rules under a daemon-wide mode."""
 
     def __init__(self, *, mode: PermissionMode, rules: Sequence[Rule] | None = None) -> None:
         self._mode = mode
-        fixed = boot_rules() if rules is None else tuple(rules)
-        self._matching = lru_cache(_REMEMBERED_TOOLS)(partial(matching_rule, fixed))
+        self._rules = boot_rules() if rules is None else tuple(rules)
 
     @property
     def mode(self) -> PermissionMode:
@@ -89,7 +83,7 @@ class RulePermissions:
     def decide(self, tool_name: str, *, session_id: str | None, mode: PermissionMode | None = None) -> Verdict:
         """Decide one call; ``mode`` overrides the daemon's for a dry run."""
         effective = self._mode if mode is None else mode
-        rule = self._matching(tool_name)
+        rule = matching_rule(self._rules, tool_name)
         base = Behavior.ALLOW if rule is None else rule.behavior
         decision, effect = apply_mode(effective, tool_name, base)
         scope = Scope.SESSION if rule is None else rule.scope

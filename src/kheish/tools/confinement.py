@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from kheish.tools.failures import ToolFailure
@@ -79,13 +80,13 @@ class Workspace:
         with refusals(Place(root=self.root, parts=())):
             handle = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            self._check_identity(handle, parts)
             for depth, name in enumerate(parts):
                 with refusals(Place(root=self.root, parts=tuple(parts[: depth + 1]))):
                     below = _enter(handle, name, create=create)
                 os.close(handle)
                 handle = below
-                if _identity(os.fstat(handle)) in self._forbidden_ids:
-                    raise _outside("/".join(parts))
+                self._check_identity(handle, parts)
             yield handle
         finally:
             os.close(handle)
@@ -108,6 +109,11 @@ class Workspace:
             finally:
                 os.close(handle)
 
+    def _check_identity(self, handle: int, parts: Sequence[str]) -> None:
+        """A forbidden directory may have another name, and the root may have become a link to one."""
+        if _identity(os.fstat(handle)) in self._forbidden_ids:
+            raise _outside("/".join(parts))
+
     def _lexical(self, path: str) -> str:
         _check_names(path)
         climbed: list[str] = []
@@ -121,13 +127,11 @@ class Workspace:
         return os.path.join("/" if path.startswith("/") else self._root, *climbed)
 
     def _free_of_links(self, path: str) -> bool:
-        """No part of ``path`` that exists is a link. False also for one that is not plainly below the root."""
+        """Neither the root nor a part of ``path`` that exists is a link. False also for what is not plainly below."""
         below = _below(path, self._root)
         if below is None:
             return False
-        place = self._root
-        for name in below:
-            place = os.path.join(place, name)
+        for place in accumulate((self._root, *below), os.path.join):
             try:
                 mode = os.lstat(place).st_mode
             except FileNotFoundError:
