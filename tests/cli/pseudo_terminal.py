@@ -27,6 +27,8 @@ class OnTerminal:
         self._seen = 0
 
         def own_terminal() -> None:
+            # Whoever runs the tests in the background ignores it, and so would everything they start.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
         self._process = subprocess.Popen(
