@@ -293,9 +293,13 @@ def _hash(told: bytes) -> str:
 
 def _signed(told: bytes, record_hash: str, key_id: str) -> bytes:
     """The seal's own fields, then what the record says: one JSON object."""
-    # Hex and one constant: nothing that JSON would write in another way.
-    named = f'"signature_alg":"{ALGORITHM}","key_id":"{key_id}","record_hash":"{record_hash}"'
-    return f'{{"action_id":"{record_hash}",{named},'.encode() + told[1:]
+    head: JsonObject = {
+        "action_id": record_hash,
+        "signature_alg": ALGORITHM,
+        "key_id": key_id,
+        "record_hash": record_hash,
+    }
+    return encode(head)[:-1] + b"," + told[1:]
 
 
 def _checkpoint_fields(bucket: str, record_count: int, last_record_hash: str | None, key_id: str) -> JsonObject:

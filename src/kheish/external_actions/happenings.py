@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import cast
 
 from kheish.auth.audit_chain import Action, Phase
 from kheish.engine import entries as e
@@ -26,16 +25,14 @@ INTERRUPTED = "interrupted"
 IN_DOUBT = "in_doubt"
 """The daemon ended while it ran: it may or may not have taken effect."""
 
+_TELLING = (e.ModelReplied, e.ModelFailed, e.Compacted, e.ToolIntended, e.ToolFinished)
+"""Entries that may say something."""
 _RELIEF = (e.Microcompacted, e.Snipped)
 """Entries that come between the announcement of a model call and the call."""
 
 
-ActsOutside = Callable[[str], bool]
-"""Whether a tool, by its name, acts outside of the daemon."""
-
-
-def actions_of(transition: Transition, acts_outside: ActsOutside) -> list[Action]:
-    """What the entries of one commit say, in order.
+def actions_of(transition: Transition, acts_outside: Callable[[str], bool]) -> list[Action]:
+    """What the entries of one commit say, in order. ``acts_outside`` tells it of a tool by its name.
 
     A model call has no entry of its own before it is made: it is announced by the commit that leads to it. An
     announcement without an answer is a call that the end of the daemon cut off, or kept from being made.
@@ -43,12 +40,9 @@ def actions_of(transition: Transition, acts_outside: ActsOutside) -> list[Action
     runs = {run.run_id: run for run in transition.runs}
     found: list[Action] = []
     for recorded, body in zip(transition.entries, transition.bodies, strict=True):
-        told = _TOLD.get(type(recorded.entry))
-        if told is not None and (run := runs.get(recorded.run_id or "")) is not None:
-            action = told(recorded, body, run, acts_outside)
-            if action is not None:
-                found.append(action)
-    for run in transition.runs:
+        if isinstance(recorded.entry, _TELLING) and (run := runs.get(recorded.run_id or "")) is not None:
+            found.extend(_of_entry(recorded, body, run, acts_outside))
+    for run in runs.values():
         if run.status is RunStatus.RUNNING and isinstance(decide(run), CallModel) and _moved(run, transition):
             found.append(_provider_call(run, run.updated_at_ms, Phase.REQUEST))
     return found
@@ -71,36 +65,20 @@ def _moved(run: RunState, transition: Transition) -> bool:
     return any(one.run_id == run.run_id and not isinstance(one.entry, _RELIEF) for one in transition.entries)
 
 
-def _reply(recorded: Recorded, body: bytes, run: RunState, _: ActsOutside) -> Action | None:
-    entry = cast("e.ModelReplied", recorded.entry)
-    return _answered(recorded, body, run, entry.access, SUCCEEDED)
-
-
-def _failure(recorded: Recorded, body: bytes, run: RunState, _: ActsOutside) -> Action | None:
-    entry = cast("e.ModelFailed", recorded.entry)
-    return _answered(recorded, body, run, entry.access, _refusal(entry))
-
-
-def _summary(recorded: Recorded, body: bytes, run: RunState, _: ActsOutside) -> Action | None:
-    entry = cast("e.Compacted", recorded.entry)
-    if entry.access is None:
-        return None
-    return _answered(recorded, body, run, entry.access, SUCCEEDED if entry.strategy == MODEL_DRIVEN else FAILED)
-
-
-def _intent(recorded: Recorded, body: bytes, run: RunState, acts_outside: ActsOutside) -> Action | None:
-    entry = cast("e.ToolIntended", recorded.entry)
-    if not acts_outside(entry.name):
-        return None
-    return _tool_call(run, recorded.at_ms, Phase.REQUEST, entry.call_id, entry.name, request_digest=body_digest(body))
-
-
-def _outcome(recorded: Recorded, body: bytes, run: RunState, acts_outside: ActsOutside) -> Action | None:
-    entry = cast("e.ToolFinished", recorded.entry)
-    if not acts_outside(entry.name) or not _began(run, entry.call_id):
-        return None
-    told = {"response_digest": body_digest(body), "outcome": _ending(entry)}
-    return _tool_call(run, recorded.at_ms, Phase.RESPONSE, entry.call_id, entry.name, **told)
+def _of_entry(recorded: Recorded, body: bytes, run: RunState, acts_outside: Callable[[str], bool]) -> Iterator[Action]:
+    entry = recorded.entry
+    match entry:
+        case e.ModelReplied():
+            yield _answered(recorded, body, run, entry.access, SUCCEEDED)
+        case e.ModelFailed(kind=kind):
+            yield _answered(recorded, body, run, entry.access, _refusal(entry, kind))
+        case e.Compacted(strategy=strategy) if entry.access is not None:
+            yield _answered(recorded, body, run, entry.access, SUCCEEDED if strategy == MODEL_DRIVEN else FAILED)
+        case e.ToolIntended(call_id=call_id, name=name) if acts_outside(name):
+            yield _tool_call(run, recorded.at_ms, Phase.REQUEST, call_id, name, request_digest=body_digest(body))
+        case e.ToolFinished(call_id=call_id, name=name) if acts_outside(name) and _began(run, call_id):
+            told = {"response_digest": body_digest(body), "outcome": _outcome(entry)}
+            yield _tool_call(run, recorded.at_ms, Phase.RESPONSE, call_id, name, **told)
 
 
 def _answered(recorded: Recorded, body: bytes, run: RunState, use: CredentialUse | None, outcome: str) -> Action:
@@ -115,20 +93,10 @@ def _answered(recorded: Recorded, body: bytes, run: RunState, use: CredentialUse
     )
 
 
-_TOLD: dict[type[e.Entry], Callable[[Recorded, bytes, RunState, ActsOutside], Action | None]] = {
-    e.ModelReplied: _reply,
-    e.ModelFailed: _failure,
-    e.Compacted: _summary,
-    e.ToolIntended: _intent,
-    e.ToolFinished: _outcome,
-}
-"""What an entry says, by its type."""
-
-
-def _refusal(entry: e.ModelFailed) -> str:
-    if entry.kind == STOPPED:
+def _refusal(entry: e.ModelFailed, kind: str) -> str:
+    if kind == STOPPED:
         return INTERRUPTED
-    return f"{NOT_SENT if entry.access is None else FAILED}:{entry.kind}"
+    return f"{NOT_SENT if entry.access is None else FAILED}:{kind}"
 
 
 def _provider_call(run: RunState, at_ms: int, phase: Phase, **told: str | None) -> Action:
@@ -159,7 +127,7 @@ def _began(run: RunState, call_id: str) -> bool:
     return call is None or call.attempts > 0
 
 
-def _ending(entry: e.ToolFinished) -> str:
+def _outcome(entry: e.ToolFinished) -> str:
     if not entry.is_error:
         return SUCCEEDED
     if isinstance(entry.output, dict) and entry.output.get("interrupted") is True:
