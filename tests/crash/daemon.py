@@ -70,12 +70,12 @@ class MortalDatabase(SqliteDatabase):
         super().__init__(path)
         self._connection.set_trace_callback(self._on_statement)
 
-    async def write(self, unit: Callable[[Transaction], T]) -> T:
+    async def write(self, unit: Callable[[Transaction], T], *, meanwhile: Callable[[], None] | None = None) -> T:
         if not self._serving:
             # After migrations and boot checks, before the writer's thread touches the connection.
             self._watch_entries(self._connection)
             self._serving = True
-        return await super().write(unit)
+        return await super().write(unit, meanwhile=meanwhile)
 
     def _watch_entries(self, connection: sqlite3.Connection) -> None:
         connection.create_function("entry_inserted", 1, self._on_entry)

@@ -35,9 +35,9 @@ class TalkativeDatabase(SqliteDatabase):
         self._break()
         return await super().read(query)
 
-    async def write(self, unit: Callable[[Transaction], T]) -> T:
+    async def write(self, unit: Callable[[Transaction], T], *, meanwhile: Callable[[], None] | None = None) -> T:
         self._break()
-        return await super().write(unit)
+        return await super().write(unit, meanwhile=meanwhile)
 
     def _break(self) -> None:
         said = os.environ[VARIABLE]

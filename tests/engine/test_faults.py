@@ -44,11 +44,17 @@ class FullDisk(MemoryJournal):
         self.full = False
         self.refused = asyncio.Event()
 
-    async def append(self, transition: Transition, *, also: Callable[[Transaction], None] | None = None) -> None:
+    async def append(
+        self,
+        transition: Transition,
+        *,
+        also: Callable[[Transaction], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
         if self.full:
             self.refused.set()
             raise StoreUnavailable("The store refused a write (disk full); nothing was changed.")
-        await super().append(transition, also=also)
+        await super().append(transition, also=also, meanwhile=meanwhile)
 
 
 class BrokenPermissions(TablePermissions):

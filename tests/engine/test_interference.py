@@ -9,9 +9,9 @@ import pytest
 from kheish.core.messages import FinishReason, Generation, Role
 from kheish.engine import entries as e
 from kheish.engine.entries import RunStatus
+from kheish.engine.hands import Draining
 from kheish.engine.journal import MemoryJournal
 from kheish.engine.ports import Transition
-from kheish.engine.worker import Draining
 from kheish.providers.protocol import ErrorKind, ModelReply, ModelRequest, ProviderError
 from tests.engine.world import (
     DEADLINE_S,
@@ -62,7 +62,7 @@ async def test_a_reply_that_no_row_can_hold_fails_its_run_and_the_next_one_works
 class NothingMayEnd(MemoryJournal):
     """A projection with a bug: no end of a run can be written."""
 
-    async def append(self, transition: Transition, *, also: object = None) -> None:
+    async def append(self, transition: Transition, *, also: object = None, meanwhile: object = None) -> None:
         if any(isinstance(recorded.entry, e.RunEnded) for recorded in transition.entries):
             raise KeyError("a bug in a projection")
         await super().append(transition)
@@ -97,7 +97,7 @@ class SlowDisk(MemoryJournal):
         self.entered = asyncio.Event()
         self.go = asyncio.Event()
 
-    async def append(self, transition: Transition, *, also: object = None) -> None:
+    async def append(self, transition: Transition, *, also: object = None, meanwhile: object = None) -> None:
         self.entered.set()
         await self.go.wait()
         await super().append(transition)

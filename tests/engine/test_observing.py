@@ -38,7 +38,7 @@ class Broken:
 
 
 class Refusing(MemoryJournal):
-    async def append(self, transition: Transition, *, also: object = None) -> None:
+    async def append(self, transition: Transition, *, also: object = None, meanwhile: object = None) -> None:
         raise OSError("the disk is full")
 
 

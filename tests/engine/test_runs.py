@@ -10,7 +10,7 @@ from kheish.core.messages import FinishReason, Generation, ResponseFormat, ToolC
 from kheish.core.problems import Conflict
 from kheish.engine import entries as e
 from kheish.engine.entries import RunStatus
-from kheish.engine.worker import Draining
+from kheish.engine.hands import Draining
 from kheish.providers.drivers import Driver
 from kheish.providers.prices import Price
 from kheish.providers.protocol import ErrorKind, ModelReply, ModelRequest, ProviderError

@@ -43,12 +43,18 @@ class Outage(MemoryJournal):
         self.unreadable = False
         self.refused = asyncio.Event()
 
-    async def append(self, transition: Transition, *, also: Callable[[Transaction], None] | None = None) -> None:
+    async def append(
+        self,
+        transition: Transition,
+        *,
+        also: Callable[[Transaction], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
         self.tries += 1
         if self.refuses(self.tries):
             self.refused.set()
             raise self.error()
-        await super().append(transition, also=also)
+        await super().append(transition, also=also, meanwhile=meanwhile)
 
     async def load(self, session_id: str) -> tuple[Recorded, ...]:
         if self.unreadable:

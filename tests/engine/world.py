@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -176,7 +176,7 @@ class FunctionModel:
     def terms_for(self, route: RouteRef) -> RouteTerms:
         return self.terms
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelReply]:
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
         self.requests.append(request)
         reply = self._model(request)
         yield TextDelta(text="...")
@@ -223,10 +223,11 @@ class World:
         life: str = "a",
         clock: FakeClock | None = None,
         policy: e.OnRestart = e.OnRestart.RESUME,
+        provider: FunctionModel | None = None,
     ) -> None:
         self.journal = journal or MemoryJournal()
         self.clock = clock or FakeClock()
-        self.model = FunctionModel(model)
+        self.model = provider or FunctionModel(model)
         self.touch = RecordingTool("touch", Replay.NEVER)
         self.poke = RecordingTool("poke", Replay.NEVER, parallel=True)
         self.pay = RecordingTool("pay", Replay.KEYED, parallel=True)

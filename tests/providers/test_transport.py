@@ -7,8 +7,8 @@ import gzip
 import logging
 import threading
 import traceback
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import httpx2
@@ -17,6 +17,7 @@ import pytest
 from kheish.core.messages import Generation, Reasoning, ToolCallPart, ToolChoice, user_text
 from kheish.providers.chat_completions import ChatDecoder
 from kheish.providers.drivers import Driver
+from kheish.providers.http1_pool import Http1Client
 from kheish.providers.http_library import LibraryClient
 from kheish.providers.limits import Limits
 from kheish.providers.protocol import ErrorKind, ModelReply, ModelRequest, Provider, ProviderError, TextDelta
@@ -294,6 +295,54 @@ async def test_calls_one_after_another_share_a_connection_and_many_at_once_do_no
 
     assert {text(reply) for _, reply in replies} == {"x"}
     assert len(replies) == 120
+
+
+@pytest.mark.parametrize("make_client", [Http1Client, LibraryClient])
+async def test_a_reply_comes_before_the_end_of_its_answer_and_the_connection_is_used_again_after_it(
+    make_client: type[Http1Client | LibraryClient],
+) -> None:
+    connections = 0
+    end, over = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        with suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(2)
+                body = b"".join(chat_frames(Answer(text="one"), "m"))
+                head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+                writer.write(head + b"%x\r\n%b\r\n" % (len(body), body))
+                await end.wait()
+                writer.write(b"0\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+        over.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with asyncio.timeout(10), server:
+        async with aclosing(make_client()) as client:
+            endpoint = ModelEndpoint(provider="x", url=f"http://127.0.0.1:{port}/v1", client=client, headers={})
+            for _ in range(2):
+                end.clear()
+                stream = endpoint.stream(b"{}", ChatDecoder("x"))
+                replies = [item async for item in _up_to_the_reply(stream)]
+                end.set()
+                await stream.aclose()
+                assert isinstance(replies[-1], ModelReply)
+        await over.wait()
+
+    assert connections == 1
+
+
+async def _up_to_the_reply(
+    stream: AsyncGenerator[TextDelta | ModelReply, None],
+) -> AsyncIterator[TextDelta | ModelReply]:
+    async for item in stream:
+        yield item
+        if isinstance(item, ModelReply):
+            return
 
 
 async def test_thinking_with_a_forced_tool_never_reaches_the_network() -> None:

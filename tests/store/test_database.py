@@ -315,3 +315,62 @@ def test_the_log_grows_to_as_many_bytes_whatever_the_pages_of_the_database(
 
     assert size == (page_bytes or 2048)
     assert pages * size == 16 * 1024 * 1024
+
+
+async def test_while_a_commit_is_under_way_its_caller_may_do_something_else(tmp_path: Path) -> None:
+    told = threading.Event()
+    order: list[str] = []
+
+    def hold_commits(sql: str) -> None:
+        if sql == "COMMIT":
+            assert told.wait(5)
+            order.append("durable")
+
+    def meanwhile() -> None:
+        order.append(f"meanwhile, {'here' if threading.current_thread() is here else 'elsewhere'}")
+        told.set()
+
+    here = threading.current_thread()
+    database = SqliteDatabase(tmp_path / "kheish.db")
+    database.run_offline(migrate)
+    database.run_offline(lambda connection: connection.set_trace_callback(hold_commits))
+    await asyncio.wait_for(database.write(insert("a"), meanwhile=meanwhile), 10)
+    database.close()
+
+    assert order == ["meanwhile, here", "durable"]
+
+
+async def test_nothing_is_done_meanwhile_for_a_unit_that_refuses(database: SqliteDatabase) -> None:
+    def refuse(transaction: Transaction) -> None:
+        raise Conflict("no")
+
+    called: list[str] = []
+    units = (insert("a"), refuse, insert("b"))
+    results = await asyncio.gather(
+        *(database.write(unit, meanwhile=lambda n=n: called.append(n)) for n, unit in zip("arb", units, strict=True)),
+        return_exceptions=True,
+    )
+
+    assert (results[0], type(results[1]), results[2]) == ("a", Conflict, "b")
+    assert called == ["a", "b"]
+
+
+async def test_a_commit_that_fails_after_all_is_told_although_something_was_done_meanwhile(tmp_path: Path) -> None:
+    def prepare(connection: sqlite3.Connection) -> None:
+        connection.execute("CREATE TABLE parents (id INTEGER PRIMARY KEY)")
+        connection.execute(
+            "CREATE TABLE children (parent INTEGER REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)"
+        )
+
+    def orphan(transaction: Transaction) -> None:
+        transaction.connection.execute("INSERT INTO children VALUES (1)")
+
+    called: list[str] = []
+    database = SqliteDatabase(tmp_path / "kheish.db")
+    database.run_offline(prepare)
+    with pytest.raises(StoreRejected):
+        await database.write(orphan, meanwhile=lambda: called.append("once"))
+    children = await database.read(lambda reader: reader.execute("SELECT * FROM children").fetchall())
+    database.close()
+
+    assert (called, children) == (["once"], [])

@@ -13,11 +13,12 @@ import structlog
 from kheish.core.problems import Problem
 from kheish.daemon.settings import Settings
 from kheish.state.root import BACKUPS, RESTORING
-from kheish.store.database import SqliteDatabase, may_pass
+from kheish.store.database import SqliteDatabase
 from kheish.store.feed import Feed
 from kheish.store.inspection import find_damage, tables
 from kheish.store.lock import StateLock
 from kheish.store.migrations import LEDGER, migrate
+from kheish.store.refusals import may_pass
 
 log = structlog.get_logger(__name__)
 

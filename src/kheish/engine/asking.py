@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Sequence
 
 from kheish.core.jsonvalue import JsonObject
-from kheish.engine.entries import InDoubtAsked, QuestionRequested
+from kheish.core.messages import ToolCallPart
+from kheish.engine.entries import InDoubtAsked, QuestionRequested, ToolFinished
 from kheish.engine.state import CallState, RunState
 from kheish.policy.protocol import Verdict
-from kheish.tools.protocol import QuestionAsked, ToolCall
+from kheish.tools.protocol import QuestionAsked, ToolCall, ToolOutcome
 
 
 def approval(call: ToolCall, verdict: Verdict, asked: int) -> JsonObject:
@@ -30,8 +31,16 @@ def in_doubt(run: RunState, calls: Sequence[CallState]) -> InDoubtAsked:
     return InDoubtAsked(requests=tuple(requests))
 
 
-def question(call_id: str, asked: QuestionAsked, *, now_ms: int, wall_ms: int) -> QuestionRequested:
-    """A UserQuestionRequest; ``now_ms`` is the session's time, ``wall_ms`` what the machine's clock says."""
+def question(
+    call: ToolCallPart, asked: QuestionAsked | ToolOutcome, *, now_ms: int, wall_ms: int
+) -> QuestionRequested | ToolFinished:
+    """A UserQuestionRequest, or the result that says what is wrong with the question.
+
+    ``now_ms`` is the session's time, ``wall_ms`` what the machine's clock says.
+    """
+    call_id = call.call_id
+    if not isinstance(asked, QuestionAsked):
+        return ToolFinished(call_id=call_id, name=call.name, output=asked.output, is_error=asked.is_error)
     request: JsonObject = {
         "id": f"question-request-{call_id}",
         "tool_call_id": call_id,

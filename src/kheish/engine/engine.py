@@ -13,6 +13,7 @@ from kheish.core.problems import Problem, StoreRejected, StoreUnavailable, Store
 from kheish.engine import entries as e
 from kheish.engine.effects import ToolCaller
 from kheish.engine.entries import OnRestart, RunStatus
+from kheish.engine.hands import Command, Draining, Hands
 from kheish.engine.judge import Judge
 from kheish.engine.memory import SessionMemory, remembered
 from kheish.engine.model_calls import ModelCaller
@@ -20,7 +21,7 @@ from kheish.engine.ports import Journal, Proposal, RecoveryCounts, Rule
 from kheish.engine.quarantine import Quarantine
 from kheish.engine.state import RunState, SessionState
 from kheish.engine.timers import TimerService
-from kheish.engine.worker import Command, Draining, Hands, SessionWorker
+from kheish.engine.worker import SessionWorker
 from kheish.policy.protocol import Permissions
 from kheish.store.database import Transaction
 from kheish.tools.limits import ToolRuntimeLimits

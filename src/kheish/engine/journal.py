@@ -61,7 +61,13 @@ class DatabaseJournal:
         self._database = database
         self._projections = tuple(projections)
 
-    async def append(self, transition: Transition, *, also: Callable[[Transaction], None] | None = None) -> None:
+    async def append(
+        self,
+        transition: Transition,
+        *,
+        also: Callable[[Transaction], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
         rows = [
             (
                 recorded.session_id,
@@ -84,7 +90,7 @@ class DatabaseJournal:
             for projection in self._projections:
                 projection.apply(transaction, transition)
 
-        await self._database.write(unit)
+        await self._database.write(unit, meanwhile=meanwhile)
 
     async def load(self, session_id: str) -> Sequence[Recorded]:
         def query(connection: sqlite3.Connection) -> list[Recorded]:
@@ -116,13 +122,21 @@ class MemoryJournal:
         for recorded in entries:
             self._sessions.setdefault(recorded.session_id, []).append(recorded)
 
-    async def append(self, transition: Transition, *, also: Callable[[Transaction], None] | None = None) -> None:
+    async def append(
+        self,
+        transition: Transition,
+        *,
+        also: Callable[[Transaction], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
         if also is not None:
             raise ValueError("the in-memory journal has no tables for an extra write")
         journal = self._sessions.setdefault(transition.session_id, [])
         expected = journal[-1].offset + 1 if journal else 1
         if transition.entries[0].offset != expected:
             raise ValueError(f"offset {transition.entries[0].offset} where {expected} was expected")
+        if meanwhile is not None:
+            meanwhile()
         # Through the codec, so that what is tested is what a restart would read.
         journal.extend(
             Recorded(

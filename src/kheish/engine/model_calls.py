@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -32,7 +32,15 @@ from kheish.engine.session_memory import SUMMARY_REQUEST
 from kheish.engine.state import RunState
 from kheish.engine.tokens import standing_tokens
 from kheish.engine.window import WindowPolicy, window_policy
-from kheish.providers.protocol import Continuation, ErrorKind, ModelReply, ModelRequest, ProviderError, TextDelta
+from kheish.providers.protocol import (
+    Continuation,
+    ErrorKind,
+    ModelReply,
+    ModelRequest,
+    Provider,
+    ProviderError,
+    TextDelta,
+)
 from kheish.providers.structured_output import fault_in
 from kheish.tools.runtime import ToolRuntime
 
@@ -78,6 +86,37 @@ def stopped_call(run: RunState, use: CredentialUse) -> ModelFailed:
     return ModelFailed(turn=run.turn + 1, attempt=run.failed_attempts + 1, kind=STOPPED, message=said, access=use)
 
 
+@dataclass(slots=True)
+class ModelCall:
+    """One attempt of a model call, from its request to the end of its answer."""
+
+    run: RunState
+    step: CallModel
+    messages: tuple[Message, ...]
+    continuation: tuple[RouteRef, Continuation] | None
+    loan: Loan
+    request: ModelRequest | None = None
+    """Once it is written."""
+    provider: Provider | None = None
+    stream: AsyncGenerator[TextDelta | ModelReply, None] | None = None
+    """Of the request, as this provider would make it."""
+
+    @property
+    def use(self) -> CredentialUse | None:
+        """What it borrowed."""
+        return self.loan.use
+
+    async def aclose(self) -> None:
+        """See to the end of an answer whose reply is there."""
+        if self.stream is None:
+            return
+        try:
+            await self.stream.aclose()
+        # The reply is recorded, or about to be: nothing that goes wrong behind it may end its run.
+        except Exception:
+            log.exception("model_call.not_closed", run_id=self.run.run_id)
+
+
 class ModelCaller:
     """Makes one attempt of a model call and says what to record."""
 
@@ -107,20 +146,33 @@ class ModelCaller:
         """What one call will borrow."""
         return Loan(self._lender)
 
-    async def call(
-        self,
-        run: RunState,
-        step: CallModel,
-        messages: tuple[Message, ...],
-        loan: Loan,
-        continuation: tuple[RouteRef, Continuation] | None = None,
-    ) -> ModelReplied | ModelFailed:
-        """Stream one reply; deltas go to the live feed."""
+    def call(self, run: RunState, step: CallModel, window: Transcript) -> ModelCall:
+        """Begin a call, of which nothing is written yet."""
+        messages, continuation = window.messages(), window.continuation
+        return ModelCall(run=run, step=step, messages=messages, continuation=continuation, loan=self.loan())
+
+    def write(self, call: ModelCall) -> None:
+        """Write its request, if it is not. Nothing is borrowed and nothing sent, so this may come too early.
+
+        Raises:
+            ProviderError: the wire cannot say what is asked for.
+            Problem: the route is gone.
+        """
+        provider = self._models.provider_for(call.run.route)
+        # Somebody may have changed the route after an early writing.
+        if call.provider is not provider:
+            call.request = self._request(call)
+            call.provider, call.stream = provider, provider.stream(call.request)
+
+    async def perform(self, call: ModelCall) -> ModelReplied | ModelFailed:
+        """Stream its reply; deltas go to the live feed. Whoever takes the reply closes the call."""
+        run, step, loan = call.run, call.step, call.loan
         self._announce(run, step)
         try:
             spent = await self._allowance.require(run)
-            request = self._request(run, step, messages, continuation, loan)
-            reply = await self._stream(run, step, request, loan)
+            self.write(call)
+            await loan.take(run)
+            reply = await self._stream(call)
         except ProviderError as error:
             return replace(self._failure(run, step, error), access=loan.use)
         except Problem as problem:
@@ -190,36 +242,27 @@ class ModelCaller:
             log.warning("compaction.no_summary", run_id=run.run_id, error=str(error))
         return final
 
-    async def _stream(self, run: RunState, step: CallModel, request: ModelRequest, loan: Loan) -> ModelReply:
-        provider = self._models.provider_for(run.route)
-        await loan.take(run)
-        final: ModelReply | None = None
+    async def _stream(self, call: ModelCall) -> ModelReply:
+        assert call.stream is not None
+        assert call.request is not None
+        run, step = call.run, call.step
         publish, session_id, run_id = self._live.publish_live, run.session_id, run.run_id
         head = {"type": _DELTA, "run_id": run_id, "session_id": session_id, "turn": step.turn, "attempt": step.attempt}
-        async for item in provider.stream(request):
-            if isinstance(item, TextDelta):
-                data = {**head, "part": item.part, "text": item.text}
-                publish(_DELTA, session_id=session_id, run_id=run_id, data=data)
-            else:
-                final = item
-        if final is None:
-            raise AssertionError(f"the {provider.driver} adapter ended without a reply")
-        return self._priced(run, request.model, final)
+        async for item in call.stream:
+            if isinstance(item, ModelReply):
+                return self._priced(run, call.request.model, item)
+            data = {**head, "part": item.part, "text": item.text}
+            publish(_DELTA, session_id=session_id, run_id=run_id, data=data)
+        raise AssertionError(f"the {run.route.driver} adapter ended without a reply")
 
     def _priced(self, run: RunState, model: str, reply: ModelReply) -> ModelReply:
         usage = self._models.terms_for(run.route).priced(model, reply.usage)
         return reply if usage is reply.usage else replace(reply, usage=usage)
 
-    def _request(
-        self,
-        run: RunState,
-        step: CallModel,
-        messages: tuple[Message, ...],
-        continuation: tuple[RouteRef, Continuation] | None,
-        loan: Loan,
-    ) -> ModelRequest:
+    def _request(self, call: ModelCall) -> ModelRequest:
+        run, step = call.run, call.step
         generation = base = run.generation
-        route, continues = continuation or (None, None)
+        route, continues = call.continuation or (None, None)
         same = route is not None and (route.route_id, route.driver) == (run.route.route_id, run.route.driver)
         fallback = base.fallback_model if step.attempt - run.overflows > 1 else None
         if run.tool_choice or run.max_output_tokens:
@@ -231,12 +274,12 @@ class ModelCaller:
         return ModelRequest(
             model=fallback or run.route.model,
             system=self._system(run),
-            messages=messages,
+            messages=call.messages,
             tools=self._tools.specs(),
             generation=generation,
             cache_key=run.session_id,
             continues=continues if same else None,
-            before_send=loan.before_send,
+            before_send=call.loan.before_send,
         )
 
     def _with_call_ids(self, reply: ModelReply) -> tuple[Part, ...]:

@@ -35,8 +35,14 @@ class ObservedJournal:
         """Transitions that an observer could not take, since start."""
         return sum(told.failures for told in (*self._observers, *self._onlookers))
 
-    async def append(self, transition: Transition, *, also: Callable[[Transaction], None] | None = None) -> None:
-        await self._journal.append(transition, also=also)
+    async def append(
+        self,
+        transition: Transition,
+        *,
+        also: Callable[[Transaction], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
+        await self._journal.append(transition, also=also, meanwhile=meanwhile)
         for told in self._observers:
             told.take(transition)
         if self._onlookers:

@@ -58,9 +58,20 @@ class RecoveryCounts:
 
 
 class Journal(Protocol):
-    """Where entries live. Append is all or nothing and durable on return."""
+    """Where entries live."""
 
-    async def append(self, transition: Transition, *, also: Callable[[Transaction], None] | None = None) -> None: ...
+    async def append(
+        self,
+        transition: Transition,
+        *,
+        also: Callable[[Transaction], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
+        """Write all of ``transition`` or nothing; durable on return.
+
+        ``also`` writes in the same commit, before. ``meanwhile``: see `Database.write`.
+        """
+        ...
 
     async def load(self, session_id: str) -> Sequence[Recorded]: ...
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol, assert_never
+from functools import partial
+from typing import assert_never
 
 import structlog
 
-from kheish.core.clock import Clock
 from kheish.core.problems import Problem, StoreUnavailable
 from kheish.engine import entries as e
 from kheish.engine.asking import in_doubt, question
@@ -27,77 +28,38 @@ from kheish.engine.decide import (
     Wait,
     decide,
 )
-from kheish.engine.effects import ToolBatch, ToolCaller
+from kheish.engine.effects import ToolBatch
+from kheish.engine.endings import Endings
 from kheish.engine.entries import Recorded, RunStatus
-from kheish.engine.judge import Judge
+from kheish.engine.hands import Command, Draining, Hands
 from kheish.engine.lending import Loan
 from kheish.engine.memory import Buffer, SessionMemory, remembered
-from kheish.engine.model_calls import ModelCaller, stopped_call
-from kheish.engine.ports import Journal, Proposal, Rule, Transition
+from kheish.engine.model_calls import ModelCall, stopped_call
+from kheish.engine.ports import Proposal, Transition
 from kheish.engine.relief import relieve
 from kheish.engine.state import CallState, RunState, SessionState, advanced, touched
 from kheish.store.database import Transaction
-from kheish.tools.protocol import QuestionAsked, ToolCall
-from kheish.tools.runtime import ToolRuntime
+from kheish.tools.protocol import ToolCall
 
 log = structlog.get_logger(__name__)
-
-
-class Draining(Problem):
-    """The daemon is shutting down and takes no new work."""
-
-    domain, code, status = "readiness", "daemon_draining", 503
 
 
 class _Unwritable(Exception):
     """What was decided cannot become a row, now or later: a value without an encoding, a bug in a projection."""
 
 
-@dataclass(slots=True)
-class Command:
-    """A capability's rule on its way to the session's task."""
-
-    rule: Rule
-    also: Callable[[Transaction], None] | None
-    done: asyncio.Future[SessionState]
-
-
-class Host(Protocol):
-    """What a worker tells the engine."""
-
-    def changed(self, state: SessionState) -> None:
-        """The session moved on durably."""
-        ...
-
-    def wake_at(self, session_id: str, due_ms: int | None, now_ms: int) -> None:
-        """The session waits until ``due_ms``; for it, it is ``now_ms``."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Hands:
-    """Everything a worker uses; shared by all workers."""
-
-    journal: Journal
-    judge: Judge
-    models: ModelCaller
-    tools: ToolCaller
-    runtime: ToolRuntime
-    clock: Clock
-    host: Host
-
-
 _Said = e.ModelReplied | e.ModelFailed | e.Compacted | None
 _Work = Coroutine[object, object, _Said]
+_Ahead = Callable[[], CallModel | None]
 
 
 @dataclass(slots=True)
 class _Effect:
-    """What is in flight: a task, and the batch whose outcomes it fills or the loan of a model call."""
+    """What is in flight: a task, and the batch whose outcomes it fills, the model call, or the loan of a summary."""
 
     run_id: str
     task: asyncio.Task[_Said]
-    doing: ToolBatch | Loan
+    doing: ToolBatch | ModelCall | Loan
 
 
 class SessionWorker:
@@ -117,6 +79,9 @@ class SessionWorker:
         """State and last time as of the last commit."""
         self._rescuing = False
         """Entries were given up and their run failed; nothing was committed since."""
+        self._next_call: ModelCall | None = None
+        """Whose request was written while the last commit was under way; nothing was recorded since."""
+        self._endings = Endings(self._awake.set)
 
     def post(self, command: Command) -> None:
         self._inbox.append(command)
@@ -159,6 +124,7 @@ class SessionWorker:
                 pass
         except BaseException as error:
             await self._abort_effect()
+            await self._endings.wait()
             # Last, and without a pause before this worker is forgotten: a command posted until now gets its answer.
             self._refuse_waiting(error)
             raise
@@ -167,14 +133,23 @@ class SessionWorker:
         while self._inbox:
             await self._handle(self._inbox.popleft())
         if self._effect is not None and not self._effect.task.done():
-            self._awake.clear()
-            if not self._inbox:
-                await self._awake.wait()
+            await self._woken()
             return True
         if self._effect is not None:
             self._absorb(self._effect)
-        progressing = await self._advance()
-        return progressing or bool(self._inbox)
+        if await self._advance() or self._inbox:
+            return True
+        self._endings.begin()
+        if not self._endings.under_way:
+            return False
+        await self._woken()
+        return True
+
+    async def _woken(self) -> None:
+        """Wait until something ends, somebody comes or a time is over."""
+        self._awake.clear()
+        if not self._inbox:
+            await self._awake.wait()
 
     async def _load(self) -> None:
         if self.memory is None:
@@ -213,9 +188,9 @@ class SessionWorker:
         for queued in self.state.queue:
             if queued.stop is not None:
                 self._record(e.RunEnded(status=queued.stop.status, error=queued.stop.error), queued.run_id)
-        self._promote()
+        promoted = self._promote()
         try:
-            await self._flush(also=command.also)
+            await self._flush(also=command.also, ahead=self._first_call if promoted else None)
         except BaseException:
             # Refused as a whole: the buffer held this command's entries only.
             self._give_up()
@@ -286,9 +261,10 @@ class SessionWorker:
             case Wait(until_ms=until_ms):
                 return None if await self._wait(run, until_ms) else False
             case CallModel():
-                if (relief := self._relief(run, step)) is not None:
-                    return await self._take(run, relief)
-                await self._save()
+                if self._next_call is None:
+                    if (relief := self._relief(run, step)) is not None:
+                        return await self._take(run, relief)
+                    await self._save(ahead=lambda: step)
                 self._start_model(run, step)
                 return True
             case Compact():
@@ -309,12 +285,8 @@ class SessionWorker:
     def _ask(self, run: RunState, state: CallState) -> None:
         part = state.call
         asked = self._hands.runtime.ask(ToolCall(id=part.call_id, name=part.name, input=state.input))
-        if not isinstance(asked, QuestionAsked):
-            failed = e.ToolFinished(call_id=part.call_id, name=part.name, output=asked.output, is_error=asked.is_error)
-            self._record(failed, run.run_id)
-            return
         wall_ms = self._hands.clock.now_ms()
-        self._record(question(part.call_id, asked, now_ms=self._now(), wall_ms=wall_ms), run.run_id)
+        self._record(question(part, asked, now_ms=self._now(), wall_ms=wall_ms), run.run_id)
 
     async def _wait(self, run: RunState, until_ms: int | None) -> bool:
         """Return True when the due time has passed already and the run can go on."""
@@ -332,8 +304,9 @@ class SessionWorker:
 
     def _start_model(self, run: RunState, step: CallModel) -> None:
         assert self.memory is not None
-        window, loan = self.memory.transcript, self._hands.models.loan()
-        self._start(run, self._hands.models.call(run, step, window.messages(), loan, window.continuation), loan)
+        call = self._next_call or self._hands.models.call(run, step, self.memory.transcript)
+        self._next_call = None
+        self._start(run, self._hands.models.perform(call), call)
 
     async def _start_tools(self, run: RunState, step: RunTools | Settle) -> bool:
         """Record the intents and start; False when every outcome was known without running anything."""
@@ -359,7 +332,7 @@ class SessionWorker:
         self._start(run, batch.run(), batch)
         return True
 
-    def _start(self, run: RunState, work: _Work, doing: ToolBatch | Loan) -> None:
+    def _start(self, run: RunState, work: _Work, doing: ToolBatch | ModelCall | Loan) -> None:
         task = asyncio.get_running_loop().create_task(work, name=f"effect:{run.run_id}")
         task.add_done_callback(lambda _: self._awake.set())
         self._effect = _Effect(run_id=run.run_id, task=task, doing=doing)
@@ -367,6 +340,8 @@ class SessionWorker:
     def _absorb(self, effect: _Effect) -> None:
         """Take what a finished effect brought into the buffer."""
         self._effect = None
+        if isinstance(effect.doing, ModelCall):
+            self._endings.add(effect.doing)
         if effect.task.cancelled():
             error: BaseException | None = asyncio.CancelledError()
         else:
@@ -437,10 +412,10 @@ class SessionWorker:
         self._rescuing = True
         self._fail_run(self.state.active.run_id, cause)
 
-    async def _save(self) -> None:
+    async def _save(self, *, ahead: _Ahead | None = None) -> None:
         """Flush on behalf of the law, not of a caller."""
         try:
-            await self._flush()
+            await self._flush(ahead=ahead)
         except Problem:
             raise
         # Neither the disk nor a rule: the entries themselves cannot be kept.
@@ -454,6 +429,7 @@ class SessionWorker:
     def _record(self, entry: e.Entry, run_id: str | None) -> None:
         """Decide that ``entry`` happens next; it becomes durable with the next flush."""
         assert self.memory is not None
+        self._next_call = None
         before = self.state
         recorded = Recorded(
             session_id=self.session_id,
@@ -469,8 +445,11 @@ class SessionWorker:
         if after is not None:
             self._buffer.runs[after.run_id] = after
 
-    async def _flush(self, *, also: Callable[[Transaction], None] | None = None) -> None:
-        """Make the buffer durable in one commit, then let the rest of the house know."""
+    async def _flush(self, *, also: Callable[[Transaction], None] | None = None, ahead: _Ahead | None = None) -> None:
+        """Make the buffer durable in one commit, then let the rest of the house know.
+
+        ``ahead`` tells which model call comes next: its request is written while the commit is under way.
+        """
         assert self.memory is not None
         buffer = self._buffer
         if not buffer.entries:
@@ -481,12 +460,37 @@ class SessionWorker:
             runs=tuple(buffer.runs.values()),
             session=self.memory.state,
         )
-        await self._hands.journal.append(transition, also=also)
+        work = partial(self._meanwhile, ahead) if ahead is not None or self._endings.due else None
+        try:
+            await self._hands.journal.append(transition, also=also, meanwhile=work)
+        except BaseException:
+            self._next_call = None
+            raise
         self._buffer = Buffer()
         self._rescuing = False
         self._mark_durable()
         buffer.settle(self.memory)
         self._hands.host.changed(self.memory.state)
+
+    def _meanwhile(self, ahead: _Ahead | None) -> None:
+        """Do what nobody has to wait for; the commit may still fail."""
+        assert self.memory is not None
+        self._endings.begin()
+        # Whatever is wrong with a request shows when its turn comes, where the run is told.
+        with suppress(Exception):
+            run, step = self.state.active, None if ahead is None else ahead()
+            if run is not None and step is not None:
+                call = self._hands.models.call(run, step, self._buffer.window(self.memory))
+                self._hands.models.write(call)
+                self._next_call = call
+
+    def _first_call(self) -> CallModel | None:
+        """What a run that has just begun does first, if that is a model call and nothing has to be relieved before."""
+        run = self.state.active
+        step = None if run is None else decide(run)
+        if run is None or not isinstance(step, CallModel) or self._relief(run, step) is not None:
+            return None
+        return step
 
     def _refuse_waiting(self, error: BaseException) -> None:
         for command in self._inbox:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -97,8 +97,11 @@ class Provider(Protocol):
 
     driver: str
 
-    def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelReply]:
-        """Yield deltas, then exactly one `ModelReply`, last.
+    def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
+        """Yield deltas, then exactly one `ModelReply`, last. Nothing is sent before the first is asked for.
+
+        Whoever has the reply closes it, from whatever task and a moment later if there is better to do: what keeps a
+        connection usable is done then.
 
         Raises:
             ProviderError: anything went wrong, a stream that ended before the provider's own last event included.

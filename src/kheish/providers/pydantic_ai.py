@@ -6,7 +6,7 @@ The library streams slower and takes more memory than our own wires, and keys co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from pydantic_ai import messages as library
 from pydantic_ai.direct import model_request_stream
@@ -52,7 +52,7 @@ class PydanticAiProvider:
         self._build = build
         self._models: dict[str, Model] = {}
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelReply]:
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
         """Yield the reply as it arrives; see `Provider.stream`."""
         settings = _settings(request.generation)
         model = await self._model(request.model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from itertools import takewhile
 
 from kheish.core.jsonvalue import encode
@@ -33,7 +33,7 @@ class ScriptedProvider:
     def __init__(self, script: Script) -> None:
         self._script = script
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[TextDelta | ModelReply]:
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
         """Yield the texts of the first rule that holds in pieces, then the reply.
 
         Raises:

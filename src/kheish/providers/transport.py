@@ -48,6 +48,8 @@ class ModelEndpoint:
     ) -> AsyncGenerator[TextDelta | ModelReply, None]:
         """Send one request, once, and yield what arrives: deltas, then the reply.
 
+        What follows the reply is read when the caller goes on or closes this: the connection can be used again then.
+
         Raises:
             ProviderError: refused, broken, too slow, or cut short. Nothing is repeated here.
         """
@@ -67,11 +69,13 @@ class ModelEndpoint:
                     for delta in reader.feed(chunk):
                         yield delta
                 late, reply = reader.finish()
-                if not exchange.ended:
-                    await _drain(exchange)
                 for delta in late:
                     yield delta
-                yield reply
+                try:
+                    yield reply
+                finally:
+                    if not exchange.ended:
+                        await _drain(exchange)
             finally:
                 await exchange.aclose()
 

@@ -16,10 +16,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
-from kheish.core.problems import StoreRejected, StoreUnavailable, StoreUnreadable
+from kheish.core.problems import StoreUnavailable, StoreUnreadable
 from kheish.store.commit import Commit
 from kheish.store.distribution import Distribution
 from kheish.store.events import Change, EventLog, FeedEvent
+from kheish.store.refusals import may_pass, refusal
 from kheish.store.rows import Statement
 from kheish.store.statistics import StoreFailure, WriteStatistics
 
@@ -38,20 +39,6 @@ _LOG_BYTES = 16 * 1024 * 1024
 _COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _COMMIT_UNITS = (1, 2, 4, 8, 16, 32, 64, 128, _MAX_GROUP)
 _NO_TEXT = "Could not decode to UTF-8"
-_PASSING = frozenset(
-    (
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_INTERRUPT,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-    )
-)
-"""Primary result codes of a store that may take the same write later."""
 
 
 class Transaction:
@@ -98,8 +85,11 @@ class Transaction:
 class Database(Protocol):
     """Durable rows. A `write` that returned has its data on disk."""
 
-    async def write(self, unit: Callable[[Transaction], T]) -> T:
+    async def write(self, unit: Callable[[Transaction], T], *, meanwhile: Callable[[], None] | None = None) -> T:
         """Run ``unit`` in the next commit. It is run again when another unit of that commit refuses.
+
+        ``meanwhile`` is called on the caller's event loop while the commit is on its way to the disk, unless the unit
+        refused: time that is free, for what counts on nothing. The commit may still fail, and be tried again without.
 
         Raises:
             StoreUnavailable: the commit failed (disk full, read-only, failing); nothing was changed, and the same
@@ -123,11 +113,17 @@ class Database(Protocol):
 
 
 class _Unit(Generic[T]):
-    __slots__ = ("error", "events", "future", "kept", "loop", "published", "result", "work")
+    __slots__ = ("error", "events", "future", "kept", "loop", "meanwhile", "published", "result", "work")
 
-    def __init__(self, work: Callable[[Transaction], T], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        work: Callable[[Transaction], T],
+        loop: asyncio.AbstractEventLoop,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
         self.work = work
         self.loop = loop
+        self.meanwhile = meanwhile
         self.future: asyncio.Future[T] = loop.create_future()
         self.result: T | None = None
         self.error: BaseException | None = None
@@ -199,10 +195,10 @@ class SqliteDatabase:
         """Run ``unit`` on the writer's connection before the first `write` (migrations, boot checks)."""
         return unit(self._connection)
 
-    async def write(self, unit: Callable[[Transaction], T]) -> T:
+    async def write(self, unit: Callable[[Transaction], T], *, meanwhile: Callable[[], None] | None = None) -> T:
         if self._closed:
             raise _closed()
-        pending: _Unit[T] = _Unit(unit, asyncio.get_running_loop())
+        pending: _Unit[T] = _Unit(unit, asyncio.get_running_loop(), meanwhile)
         self._inbox.put(pending)
         return await pending.future
 
@@ -322,6 +318,7 @@ class SqliteDatabase:
             self._run(group)
             self._store_events(group)
             complete = True
+            _say_under_way(group)
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
@@ -335,7 +332,7 @@ class SqliteDatabase:
             if self._unsettled:
                 self._bury()
             for unit in group:
-                unit.refuse(_refusal(error))
+                unit.refuse(refusal(error))
             self._writable = self._writable and begun and not complete and not may_pass(error)
         else:
             self._writable, self._unsettled = True, False
@@ -416,7 +413,7 @@ class SqliteDatabase:
             raise
         # A unit belongs to its caller: whatever it raises goes back to that caller.
         except Exception as error:
-            unit.refuse(_refusal(error) if isinstance(error, sqlite3.Error) else error)
+            unit.refuse(refusal(error) if isinstance(error, sqlite3.Error) else error)
             commit.forget_waiting()
             self._connection.execute("ROLLBACK TO unit")
         self._connection.execute("RELEASE unit")
@@ -436,6 +433,15 @@ class SqliteDatabase:
         finally:
             for unit in units:
                 unit.settle()
+
+
+def _say_under_way(group: list[_Unit[Any]]) -> None:
+    for unit in group:
+        if unit.meanwhile is not None and unit.error is None:
+            meanwhile, unit.meanwhile = unit.meanwhile, None
+            # A loop that was closed has nobody left who waits.
+            with contextlib.suppress(RuntimeError):
+                unit.loop.call_soon_threadsafe(meanwhile)
 
 
 @contextlib.contextmanager
@@ -472,20 +478,3 @@ def _failure(code: str, error: BaseException) -> StoreFailure:
 
 def _closed() -> StoreUnavailable:
     return StoreUnavailable("The store is closed; the daemon is shutting down.")
-
-
-def may_pass(error: sqlite3.Error) -> bool:
-    """The same may succeed later, once the disk has room again or is repaired."""
-    code: int | None = getattr(error, "sqlite_errorcode", None)
-    return code is None or (code & 0xFF) in _PASSING
-
-
-def _refusal(error: sqlite3.Error) -> StoreUnavailable:
-    if may_pass(error):
-        refusal = StoreUnavailable(f"The store refused a write ({error}); nothing was changed.")
-    else:
-        refusal = StoreRejected(
-            f"The store cannot take this write ({error}); nothing was changed. Look with `kheish-daemon state verify`."
-        )
-    refusal.__cause__ = error
-    return refusal

@@ -1,0 +1,48 @@
+"""Ends of answers whose reply is there already: nobody waits for them, but a connection is used again after its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from kheish.engine.model_calls import ModelCall
+
+
+class Endings:
+    """Sees model calls to their end, when there is time for it."""
+
+    def __init__(self, ended: Callable[[], None]) -> None:
+        """``ended`` is called whenever one is."""
+        self._ended = ended
+        self._due: list[ModelCall] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def due(self) -> bool:
+        """One has not begun."""
+        return bool(self._due)
+
+    @property
+    def under_way(self) -> bool:
+        return bool(self._tasks)
+
+    def add(self, call: ModelCall) -> None:
+        self._due.append(call)
+
+    def begin(self) -> None:
+        """Now is a good moment."""
+        for call in self._due:
+            task = asyncio.get_running_loop().create_task(call.aclose(), name=f"ending:{call.run.run_id}")
+            self._tasks.add(task)
+            task.add_done_callback(self._over)
+        self._due.clear()
+
+    async def wait(self) -> None:
+        """Return when there is none left."""
+        self.begin()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._ended()

@@ -1,0 +1,227 @@
+"""While a commit is on its way to the disk, the next request is written and the last answer read to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+
+import pytest
+
+from kheish.core.problems import StoreUnavailable
+from kheish.engine import entries as e
+from kheish.engine.entries import RouteRef, RunStatus
+from kheish.engine.journal import MemoryJournal
+from kheish.engine.ports import Transition
+from kheish.providers.protocol import ErrorKind, ModelReply, ModelRequest, Provider, ProviderError, TextDelta
+from kheish.store.database import Transaction
+from tests.engine.world import (
+    DEADLINE_S,
+    SESSION,
+    FunctionModel,
+    Model,
+    World,
+    call_reply,
+    stop,
+    submission,
+    text_reply,
+    turns_so_far,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+class SlowCommits(MemoryJournal):
+    """Commits take until the test lets them; those that ``fails`` names, counted from 1, come to nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Semaphore(0)
+        self.under_way = asyncio.Semaphore(0)
+        self.number = 0
+        self.fails: frozenset[int] = frozenset()
+
+    async def append(
+        self,
+        transition: Transition,
+        *,
+        also: Callable[[Transaction], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> None:
+        self.number += 1
+        if meanwhile is not None:
+            meanwhile()
+        self.under_way.release()
+        number = self.number
+        await self.go.acquire()
+        if number in self.fails:
+            raise StoreUnavailable("disk full")
+        await super().append(transition, also=also)
+
+    async def one_under_way(self) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            await self.under_way.acquire()
+
+
+class WritingModel(FunctionModel):
+    """Tells written requests from those that went out, and can leave the end of its answers open."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self.written: list[ModelRequest] = []
+        self.unwritable = False
+        self.end: asyncio.Event | None = None
+        """What comes behind a reply, where it does not come with it."""
+        self.ended = 0
+        self.serves = self
+
+    def provider_for(self, route: RouteRef) -> Provider:
+        return self.serves
+
+    def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
+        if self.unwritable:
+            raise ProviderError("cannot be sent", kind=ErrorKind.INVALID_REQUEST, retryable=False)
+        self.written.append(request)
+        return self._answer(request)
+
+    async def _answer(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
+        self.requests.append(request)
+        try:
+            yield self._model(request)
+        finally:
+            if self.end is not None:
+                await self.end.wait()
+            self.ended += 1
+
+
+def touch_then_done(request: ModelRequest) -> ModelReply:
+    return text_reply("done") if turns_so_far(request.messages) else call_reply(("look", {"n": 1}))
+
+
+def slow_world(model: Model = touch_then_done) -> tuple[World, SlowCommits, WritingModel]:
+    journal, written = SlowCommits(), WritingModel(model)
+    world = World(model, journal=journal, provider=written)
+    return world, journal, written
+
+
+async def test_a_request_is_written_while_its_commit_is_under_way_and_goes_out_when_it_is_durable() -> None:
+    world, journal, model = slow_world()
+    submitted = asyncio.create_task(world.submit())
+    seen = []
+    for _ in range(4):  # accepted; reply and intent; result; the end
+        await journal.one_under_way()
+        seen.append((len(model.written), len(model.requests)))
+        journal.go.release()
+    await submitted
+
+    assert (await world.finish()).output == "done"
+    assert seen == [(1, 0), (1, 1), (2, 1), (2, 2)]
+    assert model.requests == model.written
+
+
+async def test_a_request_whose_commit_fails_never_goes_out() -> None:
+    world, journal, model = slow_world()
+    journal.fails = frozenset({1})
+    submitted = asyncio.create_task(world.submit())
+    await journal.one_under_way()
+    journal.go.release()
+
+    with pytest.raises(StoreUnavailable):
+        await submitted
+    assert (len(model.written), len(model.requests)) == (1, 0)
+    journal.go.release()
+    journal.go.release()
+    journal.go.release()
+    journal.go.release()
+    await world.submit("another", run_id="run-2")
+    assert (await world.finish("run-2")).output == "done"
+    said = [[part for message in request.messages for part in message.parts] for request in model.requests]
+    assert "another" in str(said)
+    assert "'go'" not in str(said)
+
+
+async def test_a_stop_that_was_asked_for_while_the_commit_was_under_way_keeps_the_request_in() -> None:
+    world, journal, model = slow_world()
+    submitted = asyncio.create_task(world.submit())
+    await journal.one_under_way()
+    stopped = asyncio.create_task(world.engine.transition(SESSION, stop("run-1")))
+    await asyncio.sleep(0)  # it is posted behind the input
+    for _ in range(3):
+        journal.go.release()
+    await asyncio.gather(submitted, stopped)
+
+    assert (await world.finish()).status is not RunStatus.COMPLETED
+    assert model.requests == []
+
+
+async def test_a_route_that_changes_while_the_commit_is_under_way_is_asked_as_it_is_now() -> None:
+    world, journal, before = slow_world()
+    submitted = asyncio.create_task(world.submit())
+    await journal.one_under_way()
+    after = before.serves = WritingModel(lambda request: text_reply("from the new one"))
+    journal.go.release()
+    journal.go.release()
+    await submitted
+
+    assert (await world.finish()).output == "from the new one"
+    assert (len(before.written), before.requests, len(after.requests)) == (1, [], 1)
+
+
+async def test_a_request_that_cannot_be_written_fails_its_run_as_ever() -> None:
+    world, journal, model = slow_world()
+    model.unwritable = True
+    for _ in range(3):
+        journal.go.release()
+    await world.submit()
+
+    ended = await world.finish()
+    assert ended.status is RunStatus.FAILED
+    assert "cannot be sent" in str(ended.error)
+
+
+async def test_the_end_of_an_answer_holds_up_neither_its_run_nor_the_next_input() -> None:
+    model = WritingModel(lambda request: text_reply("done"))
+    model.end = asyncio.Event()
+    world = World(touch_then_done, provider=model)
+    await world.submit()
+    await world.finish()
+    await world.submit("another", run_id="run-2")
+    await world.finish("run-2")
+    assert model.ended == 0
+
+    model.end.set()
+    await world.quiet()
+    async with asyncio.timeout(DEADLINE_S):
+        await world.engine.drain(DEADLINE_S)
+    assert model.ended == 2
+
+
+async def test_an_answer_whose_end_breaks_counts_all_the_same() -> None:
+    class Breaking(WritingModel):
+        async def _answer(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
+            try:
+                yield self._model(request)
+            finally:
+                self.ended += 1
+                raise ValueError("a bug behind the reply")
+
+    model = Breaking(touch_then_done)
+    world = World(touch_then_done, provider=model)
+    await world.submit()
+
+    assert (await world.finish()).output == "done"
+    await world.quiet()
+    assert model.ended == 2
+
+
+async def test_inputs_that_are_accepted_at_once_do_not_share_a_request() -> None:
+    world, journal, _ = slow_world(lambda request: text_reply(str(len(request.messages))))
+    rules = [submission(f"number {n}", f"run-{n}") for n in range(3)]
+    asked = [asyncio.create_task(world.engine.transition(SESSION, rule)) for rule in rules]
+    for _ in range(20):
+        journal.go.release()
+    await asyncio.gather(*asked)
+    outputs = [(await world.finish(f"run-{n}")).output for n in range(3)]
+
+    assert outputs == ["1", "3", "5"]
+    kinds = [type(recorded.entry) for recorded in await journal.load(SESSION)]
+    assert kinds.count(e.ModelReplied) == 3
