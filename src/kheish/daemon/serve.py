@@ -23,6 +23,7 @@ from kheish.core.problems import Problem
 from kheish.core.redaction import Redactor
 from kheish.daemon import logs, service_manager
 from kheish.daemon.composition import Daemon, open_daemon
+from kheish.daemon.huge_pages import move_into_huge_pages
 from kheish.daemon.one_write import OneWriteProtocol
 from kheish.daemon.settings import Settings, from_options
 from kheish.daemon.state_root import OpenDatabase
@@ -129,6 +130,8 @@ def _keep_for_good() -> None:
     gc.freeze()
     gc.set_threshold(*_COLLECTIONS)
     gc.enable()
+    # In a thread of its own: it takes some milliseconds, and the first requests are here.
+    threading.Thread(target=move_into_huge_pages, name="kheish-huge-pages", daemon=True).start()
 
 
 def _reload_on_hangup(daemon: Daemon) -> None:

@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 _LOGGED_FAILURES = 10
 """Of each observer: one that fails fails with every commit, and the log is for people."""
-_LATER_S = 0.02
+_LATER_S = 0.1
 """Nobody waits for them: they are told of some commits at once, while nothing of theirs holds up a run."""
 
 
