@@ -43,19 +43,22 @@ def test_only_whole_huge_pages_of_well_filled_private_memory_are_asked_for() -> 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="huge pages of Linux")
-def test_what_moves_is_as_it_was_and_the_system_counts_it() -> None:
+def test_what_moves_is_as_it_was_and_the_system_counts_it(tmp_path: Path) -> None:
     """Also with its memory closed to other processes, as a daemon has it."""
     program = """
-import ctypes
+import ctypes, mmap, os, sys
 from kheish.daemon.huge_pages import move_into_huge_pages
 ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+with open(os.path.join(os.fsencode(sys.argv[1]), b"not UTF-8: \\xff"), "w+b") as file:
+    file.truncate(4096)
+    mapped = mmap.mmap(file.fileno(), 4096)
 kept = [bytes([number % 251]) * 5000 for number in range(10_000)]
 moved = move_into_huge_pages()
 assert all(item == bytes([number % 251]) * 5000 for number, item in enumerate(kept))
 rollup = dict(line.split(":") for line in open("/proc/self/smaps_rollup").read().splitlines()[1:])
 print(moved, int(rollup["AnonHugePages"].split()[0]) * 1024)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     moved, counted = map(int, done.stdout.split())
 
     if not POLICY.exists() or "[never]" in POLICY.read_text():

@@ -7,11 +7,13 @@ from collections.abc import AsyncGenerator, Callable
 
 import pytest
 
-from kheish.core.problems import StoreUnavailable
+from kheish.core.problems import Problem, StoreUnavailable
 from kheish.engine import entries as e
 from kheish.engine.entries import RouteRef, RunStatus
+from kheish.engine.hands import Draining
 from kheish.engine.journal import MemoryJournal
 from kheish.engine.ports import Transition
+from kheish.engine.state import RunState
 from kheish.providers.protocol import ErrorKind, ModelReply, ModelRequest, Provider, ProviderError, TextDelta
 from kheish.store.database import Transaction
 from tests.engine.world import (
@@ -71,7 +73,12 @@ class WritingModel(FunctionModel):
         self.unwritable = False
         self.end: asyncio.Event | None = None
         """What comes behind a reply, where it does not come with it."""
-        self.ended = 0
+        self.enders: list[str] = []
+        """The tasks that saw answers to their end."""
+        self.talks = asyncio.Event()
+        self.talks.set()
+        """Until then answers do not come."""
+        self.asked = asyncio.Event()
         self.serves = self
 
     def provider_for(self, route: RouteRef) -> Provider:
@@ -85,12 +92,15 @@ class WritingModel(FunctionModel):
 
     async def _answer(self, request: ModelRequest) -> AsyncGenerator[TextDelta | ModelReply, None]:
         self.requests.append(request)
+        self.asked.set()
+        await self.talks.wait()
         try:
             yield self._model(request)
         finally:
+            task = asyncio.current_task()
+            self.enders.append("nobody" if task is None else task.get_name().partition(":")[0])
             if self.end is not None:
                 await self.end.wait()
-            self.ended += 1
 
 
 def touch_then_done(request: ModelRequest) -> ModelReply:
@@ -178,21 +188,122 @@ async def test_a_request_that_cannot_be_written_fails_its_run_as_ever() -> None:
     assert "cannot be sent" in str(ended.error)
 
 
-async def test_the_end_of_an_answer_holds_up_neither_its_run_nor_the_next_input() -> None:
+async def test_the_end_of_an_answer_holds_up_neither_its_run_nor_the_acceptance_of_another() -> None:
+    model = WritingModel(lambda request: text_reply("done"))
+    model.end = asyncio.Event()
+    world = World(touch_then_done, provider=model)
+    await world.submit()
+    assert (await world.finish()).output == "done"
+    await world.submit("another", run_id="run-2")
+    assert len(model.requests) == 1  # the connection of the first answer is not free yet
+
+    model.end.set()
+    assert (await world.finish("run-2")).output == "done"
+    assert len(model.requests) == 2
+
+
+async def test_a_drain_ends_in_time_also_when_the_end_of_an_answer_never_comes() -> None:
     model = WritingModel(lambda request: text_reply("done"))
     model.end = asyncio.Event()
     world = World(touch_then_done, provider=model)
     await world.submit()
     await world.finish()
-    await world.submit("another", run_id="run-2")
-    await world.finish("run-2")
-    assert model.ended == 0
-
-    model.end.set()
-    await world.quiet()
     async with asyncio.timeout(DEADLINE_S):
+        await world.engine.drain(0.05)
+
+    assert model.enders == ["ending"]
+    assert world.engine.active_sessions == 0
+
+
+@pytest.mark.parametrize("by", ["a stop", "a drain"])
+async def test_an_answer_that_nobody_takes_is_closed_by_its_session(by: str) -> None:
+    world, journal, model = slow_world(lambda request: text_reply("done"))
+    model.talks.clear()
+    journal.go.release()
+    await world.submit()
+    await journal.one_under_way()
+    await asyncio.wait_for(model.asked.wait(), DEADLINE_S)
+    rule = stop("run-1") if by == "a stop" else submission("another", "run-2")
+    other = asyncio.create_task(world.engine.transition(SESSION, rule))
+    await journal.one_under_way()
+    model.talks.set()  # the answer comes while that is on its way to the disk
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    if by == "a stop":
+        for _ in range(3):
+            journal.go.release()
+        await other
+        await world.finish()
         await world.engine.drain(DEADLINE_S)
-    assert model.ended == 2
+    else:
+        await world.engine.drain(0.01)
+        with pytest.raises(Draining):
+            await other
+
+    assert model.enders == ["ending"]
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["with its answer's end", "without"])
+async def test_a_reply_that_the_store_refused_is_kept_and_saved_by_the_drain(ends: bool) -> None:
+    world, journal, model = slow_world(lambda request: text_reply("done"))
+    model.end = None if ends else asyncio.Event()
+    journal.fails = frozenset({2})
+    for _ in range(10):
+        journal.go.release()
+    await world.submit()
+    for _ in range(2):
+        await journal.one_under_way()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert world.engine.held_sessions == 1
+    await world.engine.drain(DEADLINE_S)
+
+    kinds = [type(recorded.entry) for recorded in await journal.load(SESSION)]
+    assert kinds.count(e.ModelReplied) == 1
+    assert len(model.requests) == 1
+
+
+async def test_a_session_that_is_cut_off_twice_answers_who_waits_for_it() -> None:
+    world, journal, model = slow_world(lambda request: text_reply("done"))
+    model.end = asyncio.Event()
+    journal.fails = frozenset({2})
+    journal.go.release()
+    await world.submit()
+    for _ in range(2):
+        await journal.one_under_way()
+    asked = asyncio.create_task(world.engine.transition(SESSION, stop("run-1")))
+    await asyncio.sleep(0)
+    for _ in range(2):
+        for task in tuple(world.engine._tasks):
+            task.cancel()
+        await asyncio.sleep(0)
+
+    with pytest.raises(Draining):
+        await asyncio.wait_for(asked, DEADLINE_S)
+
+
+async def test_what_may_not_be_borrowed_when_the_commit_is_durable_does_not_go_out_although_it_was_written() -> None:
+    class Revoked(Problem):
+        code, status = "revoked", 403
+
+    class Revoking:
+        async def borrow(self, run: RunState) -> e.CredentialUse:
+            raise Revoked("this credential was revoked")
+
+        def require(self, use: e.CredentialUse) -> None:
+            raise AssertionError("nothing was borrowed")
+
+    world, journal, model = slow_world()
+    world.engine._hands.models._lender = Revoking()
+    submitted = asyncio.create_task(world.submit())
+    await journal.one_under_way()
+    assert len(model.written) == 1
+    for _ in range(6):
+        journal.go.release()
+    await submitted
+
+    assert "this credential was revoked" in str((await world.finish()).error)
+    assert model.requests == []
 
 
 async def test_an_answer_whose_end_breaks_counts_all_the_same() -> None:
@@ -201,7 +312,7 @@ async def test_an_answer_whose_end_breaks_counts_all_the_same() -> None:
             try:
                 yield self._model(request)
             finally:
-                self.ended += 1
+                self.enders.append("ending")
                 raise ValueError("a bug behind the reply")
 
     model = Breaking(touch_then_done)
@@ -209,8 +320,8 @@ async def test_an_answer_whose_end_breaks_counts_all_the_same() -> None:
     await world.submit()
 
     assert (await world.finish()).output == "done"
-    await world.quiet()
-    assert model.ended == 2
+    await world.engine.drain(DEADLINE_S)
+    assert len(model.enders) == 2
 
 
 async def test_inputs_that_are_accepted_at_once_do_not_share_a_request() -> None:

@@ -26,7 +26,7 @@ def move_into_huge_pages() -> int:
     try:
         if "[never]" in _POLICY.read_text():
             return 0
-        addresses = list(whole_pages(_SMAPS.read_text().splitlines()))
+        addresses = list(whole_pages(_SMAPS.read_text(errors="replace").splitlines()))
         madvise = ctypes.CDLL(None).madvise
     except (OSError, AttributeError):
         return 0

@@ -31,7 +31,7 @@ def in_doubt(run: RunState, calls: Sequence[CallState]) -> InDoubtAsked:
     return InDoubtAsked(requests=tuple(requests))
 
 
-def question(
+def question_or_fault(
     call: ToolCallPart, asked: QuestionAsked | ToolOutcome, *, now_ms: int, wall_ms: int
 ) -> QuestionRequested | ToolFinished:
     """A UserQuestionRequest, or the result that says what is wrong with the question.

@@ -43,6 +43,15 @@ class Endings:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
+    async def abandon(self) -> None:
+        """Close them as they are; return when they are."""
+        self.begin()
+        if self._tasks:
+            await asyncio.sleep(0)  # a task that is cancelled before its first step closes nothing
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+
     def _over(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._ended()

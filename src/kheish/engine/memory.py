@@ -75,9 +75,10 @@ class Buffer:
         if not self.entries:
             return memory.transcript
         if self._ahead is None:
-            self._ahead = memory.transcript.copy()
+            ahead = memory.transcript.copy()
             for recorded in self.entries:
-                self._ahead.extend(recorded)
+                ahead.extend(recorded)
+            self._ahead = ahead
         return self._ahead
 
     def settle(self, memory: SessionMemory) -> None:

@@ -86,6 +86,15 @@ def stopped_call(run: RunState, use: CredentialUse) -> ModelFailed:
     return ModelFailed(turn=run.turn + 1, attempt=run.failed_attempts + 1, kind=STOPPED, message=said, access=use)
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A request, and its stream over the provider it was written for; it begins when it is asked for an item."""
+
+    request: ModelRequest
+    provider: Provider
+    stream: AsyncGenerator[TextDelta | ModelReply, None]
+
+
 @dataclass(slots=True)
 class ModelCall:
     """One attempt of a model call, from its request to the end of its answer."""
@@ -95,11 +104,7 @@ class ModelCall:
     messages: tuple[Message, ...]
     continuation: tuple[RouteRef, Continuation] | None
     loan: Loan
-    request: ModelRequest | None = None
-    """Once it is written."""
-    provider: Provider | None = None
-    stream: AsyncGenerator[TextDelta | ModelReply, None] | None = None
-    """Of the request, as this provider would make it."""
+    written: _Written | None = None
 
     @property
     def use(self) -> CredentialUse | None:
@@ -108,10 +113,10 @@ class ModelCall:
 
     async def aclose(self) -> None:
         """See to the end of an answer whose reply is there."""
-        if self.stream is None:
+        if self.written is None:
             return
         try:
-            await self.stream.aclose()
+            await self.written.stream.aclose()
         # The reply is recorded, or about to be: nothing that goes wrong behind it may end its run.
         except Exception:
             log.exception("model_call.not_closed", run_id=self.run.run_id)
@@ -151,8 +156,8 @@ class ModelCaller:
         messages, continuation = window.messages(), window.continuation
         return ModelCall(run=run, step=step, messages=messages, continuation=continuation, loan=self.loan())
 
-    def write(self, call: ModelCall) -> None:
-        """Write its request, if it is not. Nothing is borrowed and nothing sent, so this may come too early.
+    def write(self, call: ModelCall) -> _Written:
+        """Write its request, if it is not. Nothing is borrowed and nothing sent, so this may come early.
 
         Raises:
             ProviderError: the wire cannot say what is asked for.
@@ -160,9 +165,10 @@ class ModelCaller:
         """
         provider = self._models.provider_for(call.run.route)
         # Somebody may have changed the route after an early writing.
-        if call.provider is not provider:
-            call.request = self._request(call)
-            call.provider, call.stream = provider, provider.stream(call.request)
+        if call.written is None or call.written.provider is not provider:
+            request = self._request(call)
+            call.written = _Written(request, provider, provider.stream(request))
+        return call.written
 
     async def perform(self, call: ModelCall) -> ModelReplied | ModelFailed:
         """Stream its reply; deltas go to the live feed. Whoever takes the reply closes the call."""
@@ -170,9 +176,9 @@ class ModelCaller:
         self._announce(run, step)
         try:
             spent = await self._allowance.require(run)
-            self.write(call)
+            written = self.write(call)
             await loan.take(run)
-            reply = await self._stream(call)
+            reply = await self._stream(run, step, written)
         except ProviderError as error:
             return replace(self._failure(run, step, error), access=loan.use)
         except Problem as problem:
@@ -242,15 +248,12 @@ class ModelCaller:
             log.warning("compaction.no_summary", run_id=run.run_id, error=str(error))
         return final
 
-    async def _stream(self, call: ModelCall) -> ModelReply:
-        assert call.stream is not None
-        assert call.request is not None
-        run, step = call.run, call.step
+    async def _stream(self, run: RunState, step: CallModel, written: _Written) -> ModelReply:
         publish, session_id, run_id = self._live.publish_live, run.session_id, run.run_id
         head = {"type": _DELTA, "run_id": run_id, "session_id": session_id, "turn": step.turn, "attempt": step.attempt}
-        async for item in call.stream:
+        async for item in written.stream:
             if isinstance(item, ModelReply):
-                return self._priced(run, call.request.model, item)
+                return self._priced(run, written.request.model, item)
             data = {**head, "part": item.part, "text": item.text}
             publish(_DELTA, session_id=session_id, run_id=run_id, data=data)
         raise AssertionError(f"the {run.route.driver} adapter ended without a reply")

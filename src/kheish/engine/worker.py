@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import assert_never
 
@@ -14,7 +13,7 @@ import structlog
 
 from kheish.core.problems import Problem, StoreUnavailable
 from kheish.engine import entries as e
-from kheish.engine.asking import in_doubt, question
+from kheish.engine.asking import in_doubt, question_or_fault
 from kheish.engine.decide import (
     AskHuman,
     AskPermission,
@@ -29,10 +28,9 @@ from kheish.engine.decide import (
     decide,
 )
 from kheish.engine.effects import ToolBatch
-from kheish.engine.endings import Endings
 from kheish.engine.entries import Recorded, RunStatus
 from kheish.engine.hands import Command, Draining, Hands
-from kheish.engine.lending import Loan
+from kheish.engine.in_flight import InFlight
 from kheish.engine.memory import Buffer, SessionMemory, remembered
 from kheish.engine.model_calls import ModelCall, stopped_call
 from kheish.engine.ports import Proposal, Transition
@@ -48,18 +46,7 @@ class _Unwritable(Exception):
     """What was decided cannot become a row, now or later: a value without an encoding, a bug in a projection."""
 
 
-_Said = e.ModelReplied | e.ModelFailed | e.Compacted | None
-_Work = Coroutine[object, object, _Said]
 _Ahead = Callable[[], CallModel | None]
-
-
-@dataclass(slots=True)
-class _Effect:
-    """What is in flight: a task, and the batch whose outcomes it fills, the model call, or the loan of a summary."""
-
-    run_id: str
-    task: asyncio.Task[_Said]
-    doing: ToolBatch | ModelCall | Loan
 
 
 class SessionWorker:
@@ -71,7 +58,7 @@ class SessionWorker:
         self._hands = hands
         self._inbox: deque[Command] = deque()
         self._awake = asyncio.Event()
-        self._effect: _Effect | None = None
+        self._flight = InFlight(self._awake.set)
         self._buffer = Buffer()
         self._draining = False
         self._woken_at_ms = 0
@@ -81,7 +68,6 @@ class SessionWorker:
         """Entries were given up and their run failed; nothing was committed since."""
         self._next_call: ModelCall | None = None
         """Whose request was written while the last commit was under way; nothing was recorded since."""
-        self._endings = Endings(self._awake.set)
 
     def post(self, command: Command) -> None:
         self._inbox.append(command)
@@ -123,24 +109,24 @@ class SessionWorker:
             while await self._turn():
                 pass
         except BaseException as error:
-            await self._abort_effect()
-            await self._endings.wait()
-            # Last, and without a pause before this worker is forgotten: a command posted until now gets its answer.
-            self._refuse_waiting(error)
+            try:
+                await self._flight.abandon()
+            finally:
+                # Last, and without a pause before this worker is forgotten: a command posted until now gets its answer.
+                self._refuse_waiting(error)
             raise
 
     async def _turn(self) -> bool:
         while self._inbox:
             await self._handle(self._inbox.popleft())
-        if self._effect is not None and not self._effect.task.done():
+        if self._flight.busy:
             await self._woken()
             return True
-        if self._effect is not None:
-            self._absorb(self._effect)
+        self._absorb()
         if await self._advance() or self._inbox:
             return True
-        self._endings.begin()
-        if not self._endings.under_way:
+        self._flight.endings.begin()
+        if not self._flight.endings.under_way:
             return False
         await self._woken()
         return True
@@ -169,7 +155,7 @@ class SessionWorker:
             if not command.done.done():
                 command.done.set_exception(error)
             # Without a store nothing may go on: a model would be asked again and again for replies nobody can keep.
-            if isinstance(error, StoreUnavailable) and self._effect is None:
+            if isinstance(error, StoreUnavailable) and self._flight.effect is None:
                 raise
             return
         except BaseException:
@@ -242,7 +228,7 @@ class SessionWorker:
             await self._save()
             assert self.memory is not None
             loan = self._hands.models.loan()
-            self._start(run, self._hands.models.summarise(run, self.memory.transcript.copy(), loan), loan)
+            self._flight.start(run.run_id, self._hands.models.summarise(run, self.memory.transcript.copy(), loan), loan)
         return step.summarise
 
     async def _take(self, run: RunState, step: Step) -> bool | None:
@@ -265,6 +251,8 @@ class SessionWorker:
                     if (relief := self._relief(run, step)) is not None:
                         return await self._take(run, relief)
                     await self._save(ahead=lambda: step)
+                # The connection of the last answer is free then: another one costs more.
+                await self._flight.endings.wait()
                 self._start_model(run, step)
                 return True
             case Compact():
@@ -286,7 +274,7 @@ class SessionWorker:
         part = state.call
         asked = self._hands.runtime.ask(ToolCall(id=part.call_id, name=part.name, input=state.input))
         wall_ms = self._hands.clock.now_ms()
-        self._record(question(part, asked, now_ms=self._now(), wall_ms=wall_ms), run.run_id)
+        self._record(question_or_fault(part, asked, now_ms=self._now(), wall_ms=wall_ms), run.run_id)
 
     async def _wait(self, run: RunState, until_ms: int | None) -> bool:
         """Return True when the due time has passed already and the run can go on."""
@@ -306,7 +294,7 @@ class SessionWorker:
         assert self.memory is not None
         call = self._next_call or self._hands.models.call(run, step, self.memory.transcript)
         self._next_call = None
-        self._start(run, self._hands.models.perform(call), call)
+        self._flight.start(run.run_id, self._hands.models.perform(call), call)
 
     async def _start_tools(self, run: RunState, step: RunTools | Settle) -> bool:
         """Record the intents and start; False when every outcome was known without running anything."""
@@ -329,19 +317,14 @@ class SessionWorker:
             self.memory.state, self.memory.last_at_ms, self._buffer = before
             await batch.abandon()
             raise
-        self._start(run, batch.run(), batch)
+        self._flight.start(run.run_id, batch.run(), batch)
         return True
 
-    def _start(self, run: RunState, work: _Work, doing: ToolBatch | ModelCall | Loan) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=f"effect:{run.run_id}")
-        task.add_done_callback(lambda _: self._awake.set())
-        self._effect = _Effect(run_id=run.run_id, task=task, doing=doing)
-
-    def _absorb(self, effect: _Effect) -> None:
+    def _absorb(self) -> None:
         """Take what a finished effect brought into the buffer."""
-        self._effect = None
-        if isinstance(effect.doing, ModelCall):
-            self._endings.add(effect.doing)
+        effect = self._flight.landed()
+        if effect is None:
+            return
         if effect.task.cancelled():
             error: BaseException | None = asyncio.CancelledError()
         else:
@@ -364,13 +347,10 @@ class SessionWorker:
 
     async def _abort(self, run: RunState) -> None:
         """A stop was recorded: end what is in flight and keep what it had finished."""
-        effect = self._effect
+        effect = self._flight.effect
         if effect is None or effect.run_id != run.run_id:
             return
-        if not effect.task.done():
-            effect.task.cancel()
-            await asyncio.wait({effect.task})
-        self._effect = None
+        await self._flight.stop()
         if isinstance(effect.doing, ToolBatch):
             for result in effect.doing.results():
                 self._record(result, effect.run_id)
@@ -383,12 +363,6 @@ class SessionWorker:
             # The run is over anyway; the model reads that these calls were stopped.
             log.error("run.results_unwritable", run_id=run.run_id, exc_info=error.__cause__)
             self._give_up()
-
-    async def _abort_effect(self) -> None:
-        if self._effect is not None and not self._effect.task.done():
-            self._effect.task.cancel()
-            await asyncio.wait({self._effect.task})
-        self._effect = None
 
     # Recording
 
@@ -460,7 +434,7 @@ class SessionWorker:
             runs=tuple(buffer.runs.values()),
             session=self.memory.state,
         )
-        work = partial(self._meanwhile, ahead) if ahead is not None or self._endings.due else None
+        work = partial(self._meanwhile, ahead) if ahead is not None or self._flight.endings.due else None
         try:
             await self._hands.journal.append(transition, also=also, meanwhile=work)
         except BaseException:
@@ -475,7 +449,7 @@ class SessionWorker:
     def _meanwhile(self, ahead: _Ahead | None) -> None:
         """Do what nobody has to wait for; the commit may still fail."""
         assert self.memory is not None
-        self._endings.begin()
+        self._flight.endings.begin()
         # Whatever is wrong with a request shows when its turn comes, where the run is told.
         with suppress(Exception):
             run, step = self.state.active, None if ahead is None else ahead()

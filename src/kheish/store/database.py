@@ -90,6 +90,7 @@ class Database(Protocol):
 
         ``meanwhile`` is called on the caller's event loop while the commit is on its way to the disk, unless the unit
         refused: time that is free, for what counts on nothing. The commit may still fail, and be tried again without.
+        It is over before this returns or raises, but for a caller that was cancelled.
 
         Raises:
             StoreUnavailable: the commit failed (disk full, read-only, failing); nothing was changed, and the same

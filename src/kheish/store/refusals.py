@@ -31,10 +31,10 @@ def may_pass(error: sqlite3.Error) -> bool:
 def refusal(error: sqlite3.Error) -> StoreUnavailable:
     """What a caller is told of a write that failed."""
     if may_pass(error):
-        refusal = StoreUnavailable(f"The store refused a write ({error}); nothing was changed.")
+        told = StoreUnavailable(f"The store refused a write ({error}); nothing was changed.")
     else:
-        refusal = StoreRejected(
+        told = StoreRejected(
             f"The store cannot take this write ({error}); nothing was changed. Look with `kheish-daemon state verify`."
         )
-    refusal.__cause__ = error
-    return refusal
+    told.__cause__ = error
+    return told
