@@ -12,7 +12,7 @@ from kheish.engine import entries as e
 from kheish.engine.entries import RouteRef, RunStatus
 from kheish.engine.hands import Draining
 from kheish.engine.journal import MemoryJournal
-from kheish.engine.ports import Transition
+from kheish.engine.ports import Proposal, Transition
 from kheish.engine.state import RunState
 from kheish.providers.protocol import ErrorKind, ModelReply, ModelRequest, Provider, ProviderError, TextDelta
 from kheish.store.database import Transaction
@@ -113,6 +113,12 @@ def slow_world(model: Model = touch_then_done) -> tuple[World, SlowCommits, Writ
     return world, journal, written
 
 
+async def everything_else() -> None:
+    """Let the other tasks go as far as they can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 async def test_a_request_is_written_while_its_commit_is_under_way_and_goes_out_when_it_is_durable() -> None:
     world, journal, model = slow_world()
     submitted = asyncio.create_task(world.submit())
@@ -163,6 +169,39 @@ async def test_a_stop_that_was_asked_for_while_the_commit_was_under_way_keeps_th
     assert model.requests == []
 
 
+async def test_what_is_recorded_before_a_written_request_goes_out_is_in_it() -> None:
+    world, journal, model = slow_world()
+    submitted = asyncio.create_task(world.submit())
+    await journal.one_under_way()
+    hint = Proposal(entry=e.FollowedUp(reason="test", text="and be quick"), run_id="run-1")
+    hinted = asyncio.create_task(world.engine.transition(SESSION, lambda state, now_ms: [hint]))
+    await asyncio.sleep(0)  # it is posted behind the input
+    for _ in range(6):
+        journal.go.release()
+    await asyncio.gather(submitted, hinted)
+    await world.finish()
+
+    assert all("and be quick" in str(request.messages) for request in model.requests)
+    assert "and be quick" not in str(model.written[0].messages)
+
+
+async def test_a_request_whose_commit_failed_is_written_again_when_it_is_saved_at_last() -> None:
+    world, journal, model = slow_world()
+    journal.fails = frozenset({3})  # of the tool's result
+    for _ in range(10):
+        journal.go.release()
+    await world.submit()
+    for _ in range(3):
+        await journal.one_under_way()
+    await everything_else()
+    assert world.engine.held_sessions == 1
+    world.clock.value += 60_000
+    world.engine.timers.fire_due()
+
+    assert (await world.finish()).output == "done"
+    assert (len(model.written), len(model.requests)) == (3, 2)
+
+
 async def test_a_route_that_changes_while_the_commit_is_under_way_is_asked_as_it_is_now() -> None:
     world, journal, before = slow_world()
     submitted = asyncio.create_task(world.submit())
@@ -195,6 +234,7 @@ async def test_the_end_of_an_answer_holds_up_neither_its_run_nor_the_acceptance_
     await world.submit()
     assert (await world.finish()).output == "done"
     await world.submit("another", run_id="run-2")
+    await everything_else()
     assert len(model.requests) == 1  # the connection of the first answer is not free yet
 
     model.end.set()
@@ -208,6 +248,8 @@ async def test_a_drain_ends_in_time_also_when_the_end_of_an_answer_never_comes()
     world = World(touch_then_done, provider=model)
     await world.submit()
     await world.finish()
+    await everything_else()
+    assert world.engine.active_sessions == 1
     async with asyncio.timeout(DEADLINE_S):
         await world.engine.drain(0.05)
 
@@ -227,8 +269,7 @@ async def test_an_answer_that_nobody_takes_is_closed_by_its_session(by: str) -> 
     other = asyncio.create_task(world.engine.transition(SESSION, rule))
     await journal.one_under_way()
     model.talks.set()  # the answer comes while that is on its way to the disk
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await everything_else()
     if by == "a stop":
         for _ in range(3):
             journal.go.release()
@@ -253,8 +294,7 @@ async def test_a_reply_that_the_store_refused_is_kept_and_saved_by_the_drain(end
     await world.submit()
     for _ in range(2):
         await journal.one_under_way()
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await everything_else()
     assert world.engine.held_sessions == 1
     await world.engine.drain(DEADLINE_S)
 
