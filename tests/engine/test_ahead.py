@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -12,10 +12,9 @@ from kheish.engine import entries as e
 from kheish.engine.entries import RouteRef, RunStatus
 from kheish.engine.hands import Draining
 from kheish.engine.journal import MemoryJournal
-from kheish.engine.ports import Proposal, Transition
+from kheish.engine.ports import Also, Meanwhile, Proposal, Transition
 from kheish.engine.state import RunState
 from kheish.providers.protocol import ErrorKind, ModelReply, ModelRequest, Provider, ProviderError, TextDelta
-from kheish.store.database import Transaction
 from tests.engine.world import (
     DEADLINE_S,
     SESSION,
@@ -43,11 +42,7 @@ class SlowCommits(MemoryJournal):
         self.fails: frozenset[int] = frozenset()
 
     async def append(
-        self,
-        transition: Transition,
-        *,
-        also: Callable[[Transaction], None] | None = None,
-        meanwhile: Callable[[], None] | None = None,
+        self, transition: Transition, *, also: Also | None = None, meanwhile: Meanwhile | None = None
     ) -> None:
         self.number += 1
         if meanwhile is not None:
@@ -239,6 +234,19 @@ async def test_the_end_of_an_answer_holds_up_neither_its_run_nor_the_acceptance_
 
     model.end.set()
     assert (await world.finish("run-2")).output == "done"
+    assert len(model.requests) == 2
+
+
+async def test_an_end_that_never_comes_holds_up_the_next_request_for_a_while_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kheish.engine.model_calls._END_S", 0.01)
+    model = WritingModel(touch_then_done)
+    model.end = asyncio.Event()
+    world = World(touch_then_done, provider=model)
+    await world.submit()
+
+    assert (await world.finish()).output == "done"
     assert len(model.requests) == 2
 
 

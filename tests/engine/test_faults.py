@@ -10,11 +10,10 @@ import pytest
 from kheish.core.problems import StoreUnavailable
 from kheish.engine.entries import RunStatus
 from kheish.engine.journal import MemoryJournal
-from kheish.engine.ports import Proposal, Transition
+from kheish.engine.ports import Also, Meanwhile, Proposal, Transition
 from kheish.engine.state import SessionState
 from kheish.policy.protocol import Verdict
 from kheish.providers.protocol import ModelReply, ModelRequest
-from kheish.store.database import Transaction
 from tests.engine.world import (
     DEADLINE_S,
     SESSION,
@@ -45,11 +44,7 @@ class FullDisk(MemoryJournal):
         self.refused = asyncio.Event()
 
     async def append(
-        self,
-        transition: Transition,
-        *,
-        also: Callable[[Transaction], None] | None = None,
-        meanwhile: Callable[[], None] | None = None,
+        self, transition: Transition, *, also: Also | None = None, meanwhile: Meanwhile | None = None
     ) -> None:
         if self.full:
             self.refused.set()

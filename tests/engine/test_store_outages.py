@@ -11,9 +11,8 @@ from kheish.core.problems import StoreRejected, StoreUnavailable, StoreUnreadabl
 from kheish.engine import entries as e
 from kheish.engine.entries import OnRestart, Recorded, RunStatus
 from kheish.engine.journal import MemoryJournal
-from kheish.engine.ports import Transition
+from kheish.engine.ports import Also, Meanwhile, Transition
 from kheish.providers.protocol import ModelReply, ModelRequest
-from kheish.store.database import Transaction
 from tests.engine.world import (
     DEADLINE_S,
     SESSION,
@@ -44,11 +43,7 @@ class Outage(MemoryJournal):
         self.refused = asyncio.Event()
 
     async def append(
-        self,
-        transition: Transition,
-        *,
-        also: Callable[[Transaction], None] | None = None,
-        meanwhile: Callable[[], None] | None = None,
+        self, transition: Transition, *, also: Also | None = None, meanwhile: Meanwhile | None = None
     ) -> None:
         self.tries += 1
         if self.refuses(self.tries):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,9 +11,8 @@ from kheish.core.problems import Problem
 from kheish.engine.effects import ToolCaller
 from kheish.engine.judge import Judge
 from kheish.engine.model_calls import ModelCaller
-from kheish.engine.ports import Journal, Rule
+from kheish.engine.ports import Also, Journal, Rule
 from kheish.engine.state import SessionState
-from kheish.store.database import Transaction
 from kheish.tools.runtime import ToolRuntime
 
 
@@ -29,7 +27,7 @@ class Command:
     """A capability's rule on its way to the session's task."""
 
     rule: Rule
-    also: Callable[[Transaction], None] | None
+    also: Also | None
     done: asyncio.Future[SessionState]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from kheish.core.problems import Problem
 from kheish.engine.codec import VERSION, decode_entry, type_name
 from kheish.engine.entries import Recorded
-from kheish.engine.ports import Projection, Transition
+from kheish.engine.ports import Also, Meanwhile, Projection, Transition
 from kheish.store.database import Database, Transaction
 from kheish.store.rows import insertion
 
@@ -62,11 +62,7 @@ class DatabaseJournal:
         self._projections = tuple(projections)
 
     async def append(
-        self,
-        transition: Transition,
-        *,
-        also: Callable[[Transaction], None] | None = None,
-        meanwhile: Callable[[], None] | None = None,
+        self, transition: Transition, *, also: Also | None = None, meanwhile: Meanwhile | None = None
     ) -> None:
         rows = [
             (
@@ -123,11 +119,7 @@ class MemoryJournal:
             self._sessions.setdefault(recorded.session_id, []).append(recorded)
 
     async def append(
-        self,
-        transition: Transition,
-        *,
-        also: Callable[[Transaction], None] | None = None,
-        meanwhile: Callable[[], None] | None = None,
+        self, transition: Transition, *, also: Also | None = None, meanwhile: Meanwhile | None = None
     ) -> None:
         if also is not None:
             raise ValueError("the in-memory journal has no tables for an extra write")

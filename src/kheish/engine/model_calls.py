@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
@@ -50,6 +51,8 @@ STOPPED = "stopped"
 UNAUTHORIZED = 401
 INVALID_STRUCTURE = "structured_output_invalid"
 _DELTA = "output_delta"
+_END_S = 1.0
+"""For what is behind a reply. Adapters need less; one that does not must hold up no session."""
 
 
 def unusable(run: RunState, reply: ModelReply) -> tuple[str, str] | None:
@@ -116,7 +119,10 @@ class ModelCall:
         if self.written is None:
             return
         try:
-            await self.written.stream.aclose()
+            async with asyncio.timeout(_END_S):
+                await self.written.stream.aclose()
+        except TimeoutError:
+            log.warning("model_call.end_did_not_come", run_id=self.run.run_id)
         # The reply is recorded, or about to be: nothing that goes wrong behind it may end its run.
         except Exception:
             log.exception("model_call.not_closed", run_id=self.run.run_id)

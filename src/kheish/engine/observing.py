@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import structlog
 
 from kheish.engine.entries import Recorded
-from kheish.engine.ports import Journal, Observer, Transition
-from kheish.store.database import Transaction
+from kheish.engine.ports import Also, Journal, Meanwhile, Observer, Transition
 
 log = structlog.get_logger(__name__)
 
@@ -36,11 +35,7 @@ class ObservedJournal:
         return sum(told.failures for told in (*self._observers, *self._onlookers))
 
     async def append(
-        self,
-        transition: Transition,
-        *,
-        also: Callable[[Transaction], None] | None = None,
-        meanwhile: Callable[[], None] | None = None,
+        self, transition: Transition, *, also: Also | None = None, meanwhile: Meanwhile | None = None
     ) -> None:
         await self._journal.append(transition, also=also, meanwhile=meanwhile)
         for told in self._observers:

@@ -57,20 +57,19 @@ class RecoveryCounts:
     """Sessions that could not go on."""
 
 
+Also = Callable[[Transaction], None]
+"""Writes in the same commit, before the entries."""
+Meanwhile = Callable[[], None]
+"""Called while the commit is under way; see `Database.write`."""
+
+
 class Journal(Protocol):
     """Where entries live."""
 
     async def append(
-        self,
-        transition: Transition,
-        *,
-        also: Callable[[Transaction], None] | None = None,
-        meanwhile: Callable[[], None] | None = None,
+        self, transition: Transition, *, also: Also | None = None, meanwhile: Meanwhile | None = None
     ) -> None:
-        """Write all of ``transition`` or nothing; durable on return.
-
-        ``also`` writes in the same commit, before. ``meanwhile``: see `Database.write`.
-        """
+        """Write all of ``transition`` or nothing; durable on return."""
         ...
 
     async def load(self, session_id: str) -> Sequence[Recorded]: ...

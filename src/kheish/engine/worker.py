@@ -33,10 +33,9 @@ from kheish.engine.hands import Command, Draining, Hands
 from kheish.engine.in_flight import InFlight
 from kheish.engine.memory import Buffer, SessionMemory, remembered
 from kheish.engine.model_calls import ModelCall, stopped_call
-from kheish.engine.ports import Proposal, Transition
+from kheish.engine.ports import Also, Proposal, Transition
 from kheish.engine.relief import relieve
 from kheish.engine.state import CallState, RunState, SessionState, advanced, touched
-from kheish.store.database import Transaction
 from kheish.tools.protocol import ToolCall
 
 log = structlog.get_logger(__name__)
@@ -419,7 +418,7 @@ class SessionWorker:
         if after is not None:
             self._buffer.runs[after.run_id] = after
 
-    async def _flush(self, *, also: Callable[[Transaction], None] | None = None, ahead: _Ahead | None = None) -> None:
+    async def _flush(self, *, also: Also | None = None, ahead: _Ahead | None = None) -> None:
         """Make the buffer durable in one commit, then let the rest of the house know.
 
         ``ahead`` tells which model call comes next: its request is written while the commit is under way.
