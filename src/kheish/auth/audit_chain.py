@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final
@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from kheish.core.jsonvalue import JsonObject, encode
+from kheish.core.values import value_class
 
 ALGORITHM: Final = "ed25519"
 SECRET_BYTES: Final = 32
@@ -30,7 +31,7 @@ class Phase(StrEnum):
     """Written with what came of it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Action:
     """What a record says. The order of the fields is the order in which they are hashed."""
 
@@ -57,7 +58,7 @@ class Action:
         return UNSCOPED if self.session_id is None else f"session-{self.session_id}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Record:
     """An action in its place of a chain."""
 
@@ -83,7 +84,7 @@ class Record:
         return found
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
     """How long a bucket's chain is and how it ends: what is missing at its end is missed."""
 
@@ -114,7 +115,7 @@ class FaultKind(StrEnum):
     """The record is sound, and what it speaks of is not as it was."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Fault:
     """The first thing that is wrong with a chain."""
 

@@ -8,13 +8,13 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from kheish.auth.audit_chain import ALGORITHM, SECRET_BYTES, SigningKey, signed_by
 from kheish.core.jsonvalue import JsonObject, decode_object, encode
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 from kheish.store.files import private_folder, sync
 
 VARIABLE: Final = "KHEISH_EXTERNAL_ACTION_AUDIT_SIGNING_KEY"
@@ -31,7 +31,7 @@ class AuditKeyRefused(Problem):
     domain, code, status = "audit", "audit_key_refused", 500
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ConfiguredKey:
     """A key that the operator named."""
 
@@ -166,7 +166,7 @@ def write_key_file(path: Path, key: SigningKey) -> None:
 # Retired keys
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class KeyEntry:
     """A key that signed records, and who says so: the key itself, or the one that took its place."""
 

@@ -6,13 +6,14 @@ import base64
 import hashlib
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from kheish.auth.credential_scope import CredentialScope
 from kheish.core.clock import Clock
 from kheish.core.jsonvalue import JsonObject, encode
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 
 ROUTE_LEASE_MS = 60_000
 _REUSED_MS = ROUTE_LEASE_MS // 2
@@ -37,7 +38,7 @@ def slot_of(route_id: str, auth_ref: str | None) -> str:
     return f"{_INLINE}{route_id}" if auth_ref is None else auth_ref
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Lease:
     """What one subject borrowed of one slot for one route."""
 
@@ -64,7 +65,7 @@ class Lease:
         }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Revocations:
     """What the rows say is revoked: subjects with their epoch, slots with the time of it."""
 

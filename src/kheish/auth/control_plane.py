@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from kheish.auth.tokens import FileToken, InlineToken, Token, Tokens
 from kheish.core.clock import Clock
 from kheish.core.jsonvalue import JsonObject
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 from kheish.http.cors import CorsPolicy
 from kheish.http.gate import Call, Refusal
 
@@ -67,7 +68,7 @@ class AuthMode(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class AccessSettings:
     """What the operator said about access. Holds digests and file names, never a token."""
 

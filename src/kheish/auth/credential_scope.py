@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import cast
 
 from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.core.problems import BadRequest
+from kheish.core.values import value_class
 
 ANY = "*"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class CredentialScope:
     """Deny beats allow; an allow list that has entries excludes everything else. Nothing listed: everything goes."""
 

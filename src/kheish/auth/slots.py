@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TypeVar
 
 from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -49,7 +50,7 @@ _SUMMARIES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Slot:
     """One secret under its name. `state` is never shown."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from kheish.auth.roles import Access
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 
 _MAX_FILE_BYTES = 64 * 1024
 
@@ -29,7 +29,7 @@ class Token(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class InlineToken:
     """Given at the start; only its digest is kept."""
 
@@ -39,7 +39,7 @@ class InlineToken:
         return self.sha256
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class FileToken:
     """Read again for each decision, so that an atomic replacement counts from the next request on."""
 
@@ -81,7 +81,7 @@ def configured(name: str, *, value: str | None, file: str | None) -> Token | Non
     return token
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Tokens:
     """The tokens that open the control plane."""
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import click
 
 from kheish.cli.daemon_client import DaemonClient, as_object, as_rows
 from kheish.cli.failures import Failure
 from kheish.cli.options import F, bundled, json_pair
 from kheish.cli.output import JsonObject, JsonValue
+from kheish.core.values import value_class
 
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 _SUMMARIES = ("auto", "concise", "detailed", "none")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class GenerationFlags:
     """What was asked of the model; None or False where nothing was said."""
 
@@ -97,7 +96,7 @@ def generation_options(function: F) -> F:
     )(json_pair("response_schema", "Schema node of a structured answer.")(function))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class RoutedGeneration:
     """The route and generation a request carries; None where nothing was said."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 
@@ -11,12 +10,13 @@ import click
 from click.shell_completion import CompletionItem
 
 from kheish.cli import global_options
+from kheish.core.values import value_class
 
 DEFAULT_COMMAND = "serve"
 _ANSWERED_BY_ROOT = frozenset({"-h", "--help", "-V", "--version"})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class CommandEntry:
     """A command that is imported when it is used."""
 

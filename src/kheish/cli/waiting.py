@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import click
 
@@ -13,6 +12,7 @@ from kheish.cli.daemon_client import DaemonClient, as_object
 from kheish.cli.failures import ExitCode, Failure, Unreachable
 from kheish.cli.options import F, bundled
 from kheish.cli.output import JsonObject
+from kheish.core.values import value_class
 
 DEFAULT_POLL_MS = 500
 MIN_POLL_MS = 50
@@ -25,7 +25,7 @@ NOT_COMPLETED = frozenset({"failed", "interrupted", "cancelled"})
 OVER = NOT_COMPLETED | {"completed"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Wait:
     """How a command waits; `enabled` says whether it does."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 
 from kheish.core.jsonvalue import JsonObject, JsonValue
+from kheish.core.values import value_class
 
 
 class Role(StrEnum):
@@ -15,14 +16,14 @@ class Role(StrEnum):
     TOOL = "tool"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class TextPart:
     """Visible text."""
 
     text: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ToolCallPart:
     """A tool call the model asked for; its arguments are already a JSON object."""
 
@@ -36,7 +37,7 @@ class ToolCallPart:
     """Set when the provider's arguments were not a JSON object: why. `input` is then empty."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ToolResultPart:
     """The answer to one tool call."""
 
@@ -47,7 +48,7 @@ class ToolResultPart:
     provider_call_id: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class OpaquePart:
     """Provider-only data (reasoning signatures, encrypted items): replayed to the same driver, shown to nobody."""
 
@@ -58,7 +59,7 @@ class OpaquePart:
 Part = TextPart | ToolCallPart | ToolResultPart | OpaquePart
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Message:
     """One message; parts keep the order in which the provider sent them."""
 
@@ -90,7 +91,7 @@ class FinishReason(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Usage:
     """Tokens of one model call; `cost_usd` is 0 unless prices are configured."""
 
@@ -112,7 +113,7 @@ class Usage:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ToolSpec:
     """A tool as the model sees it."""
 
@@ -131,7 +132,7 @@ class ReasoningEffort(StrEnum):
     XHIGH = "xhigh"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Reasoning:
     effort: ReasoningEffort | None = None
     summary: str | None = None
@@ -140,14 +141,14 @@ class Reasoning:
     interleaved: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ToolChoice:
     type: str = "auto"
     """auto, none, required or specific."""
     name: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ResponseFormat:
     type: str = "text"
     """text or structured_json."""
@@ -155,7 +156,7 @@ class ResponseFormat:
     """A SchemaNode of the wire contract (`kind`, `fields`, `optional_fields`, `items`)."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Generation:
     """How to sample; a field equal to its default counts as unset when two are merged."""
 

@@ -7,7 +7,6 @@ import base64
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from kheish.core.clock import Clock, SystemClock
 from kheish.core.ids import IdSource, RandomIds
 from kheish.core.problems import Problem
 from kheish.core.redaction import Redactor
+from kheish.core.values import value_class
 from kheish.daemon.app import application
 from kheish.daemon.journaling import Journaling, open_journaling
 from kheish.daemon.route_source import RouteSource
@@ -79,7 +79,7 @@ _SPANS_S = 0.5
 """For the last spans, however long the drain took."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Daemon:
     """A composed daemon."""
 
@@ -177,7 +177,7 @@ async def open_daemon(
         yield daemon
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class _Parts:
     """What the services are made of."""
 

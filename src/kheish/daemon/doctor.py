@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kheish.cli.output import JsonObject, JsonValue
+from kheish.core.values import value_class
 
 INFO, WARNING, ERROR = "info", "warning", "error"
 _SHOWN_BLOCKS = ("status", "ready", "process_id", "control_plane", "storage", "provider_readiness", "events", "runs")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Facts:
     """What was asked and answered. An error is a line for people; None where all went well."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
 from kheish.broker.store import CredentialsProjection
 from kheish.core.clock import Clock
+from kheish.core.values import value_class
 from kheish.engine.journal import DatabaseJournal
 from kheish.engine.observing import ObservedJournal
 from kheish.engine.ports import Projection
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kheish.telemetry.tracer import Tracer
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Journaling:
     """What is written of all sessions, and what is known of it without reading it again."""
 

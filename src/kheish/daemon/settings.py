@@ -6,7 +6,7 @@ import ipaddress
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from kheish.auth.master_key import VARIABLE as MASTER_KEY
 from kheish.auth.master_key import master_key
 from kheish.auth.tokens import Token, configured
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 from kheish.engine.budgets import Budget, Budgets
 from kheish.engine.entries import OnRestart
 from kheish.http.bodies import DEFAULT_MAX_BYTES
@@ -48,7 +49,7 @@ class SettingsRefused(Problem):
     code, status = "settings_refused", 500
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Settings:
     """Everything `serve` was told; paths are absolute, secrets are never shown."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from kheish.core.messages import Usage
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 from kheish.engine.entries import RouteRef
 from kheish.engine.state import RunState
 
@@ -17,7 +18,7 @@ class BudgetExceeded(Problem):
     domain, code, status = "runs", "model_budget_exceeded", 429
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Budget:
     """A ceiling; None: there is none."""
 
@@ -44,7 +45,7 @@ class Budget:
         return self.used_up(used) if over_tokens or over_cost else None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Budgets:
     """What the operator allows."""
 
@@ -61,7 +62,7 @@ class Budgets:
         return self.route.limits or self.session.limits
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Spent:
     """What was used before a call."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from kheish.core.jsonvalue import JsonObject
 from kheish.core.messages import FinishReason, Message, Part, Role, ToolCallPart, ToolResultPart, user_text
+from kheish.core.values import value_class
 from kheish.engine import entries as e
 from kheish.engine.entries import Recorded, RouteRef
 from kheish.engine.facts import SessionFacts
@@ -23,7 +24,7 @@ _ITEM_BYTES = 600
 """What a message costs in memory beside its content."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Item:
     """A message in the window."""
 
@@ -36,7 +37,7 @@ class Item:
     """Somebody asked for something: where a run begins."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class _Waiting:
     """The input of a queued run, and the route and window of the model it will be read by."""
 
@@ -45,7 +46,7 @@ class _Waiting:
     route: RouteRef | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class _Measured:
     """A provider counted the tokens of a whole request."""
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from kheish.core.jsonvalue import JsonObject
 from kheish.core.messages import FinishReason, ToolChoice
+from kheish.core.values import value_class
 from kheish.engine.entries import Compacted, FollowedUp, Microcompacted, RunStatus, Snipped
 from kheish.engine.state import CallState, RunState, final_text, overflowed, was_truncated
 
@@ -20,7 +19,7 @@ MAX_RESUMES_WITHOUT_PROGRESS = 3
 """So often a run is resumed in vain; it is not resumed once more, for it may be what brings the daemon down."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class CallModel:
     """Ask the model for the next message."""
 
@@ -28,49 +27,49 @@ class CallModel:
     attempt: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class AskPermission:
     """Decide every call of the last message."""
 
     calls: tuple[CallState, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class AskHuman:
     """Turn a question call into a question."""
 
     call: CallState
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class RunTools:
     """Run these calls: one, or a batch that may run side by side."""
 
     calls: tuple[CallState, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Settle:
     """Go on with these calls: for some the intent is durable and the outcome is not."""
 
     calls: tuple[CallState, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class FollowUp:
     """Say something to the model and go on."""
 
     entry: FollowedUp
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Wait:
     """Nothing to do until a human acts, or until `until_ms` when that is set."""
 
     until_ms: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Finish:
     """The run is over."""
 
@@ -79,7 +78,7 @@ class Finish:
     output: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Compact:
     """Make the prompt smaller before the model is called: record these, then have the model summarise if it must."""
 

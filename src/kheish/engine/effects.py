@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from kheish.core.jsonvalue import JsonObject
+from kheish.core.values import value_class
 from kheish.engine.entries import OnInDoubt, Ruling, ToolFinished, ToolIntended
 from kheish.engine.state import CallState, RunState
 from kheish.tools.limits import ToolRuntimeLimits
@@ -26,7 +27,7 @@ IN_DOUBT: JsonObject = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class TurnBudget:
     """The limits of one assistant message's calls, fixed when its first call runs, and what is used of them."""
 

@@ -9,11 +9,11 @@ event, `Microcompacted`, `Snipped`, `Compacted` → compaction_boundary, the las
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.core.messages import FinishReason, Generation, Part, ToolChoice, Usage
+from kheish.core.values import value_class
 
 
 class RunStatus(StrEnum):
@@ -54,7 +54,7 @@ class OnInDoubt(StrEnum):
 _TERMINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.INTERRUPTED, RunStatus.CANCELLED})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class RouteRef:
     """The route pinned on a run: chosen once, never recomputed."""
 
@@ -65,7 +65,7 @@ class RouteRef:
     """What the route says of its models; None: the model's name decides."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class InputAccepted:
     """A run exists from here on. Holds everything needed to execute it."""
 
@@ -89,12 +89,12 @@ class InputAccepted:
     on_in_doubt: OnInDoubt = OnInDoubt.REPORT
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class RunStarted:
     """The run took the session's active slot."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class CredentialUse:
     """What a model call was made with: who borrowed which credential, and what was sent."""
 
@@ -110,7 +110,7 @@ class CredentialUse:
     """SHA-256 of the bytes of the request, as hex; None: none was sent, or the driver needs no network."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ModelReplied:
     """One whole assistant message. Tool calls in `parts` carry the daemon's call ids."""
 
@@ -123,7 +123,7 @@ class ModelReplied:
     access: CredentialUse | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ModelFailed:
     """One attempt of a model call failed; `retry_at_ms` is set when another follows."""
 
@@ -147,7 +147,7 @@ class Ruling(StrEnum):
     """The runtime refused the call before permissions were asked (unknown tool, invalid input, quota)."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Decision:
     """What was decided about one call, once."""
 
@@ -165,14 +165,14 @@ class Decision:
     audit: JsonObject | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class CallsDecided:
     """The permission decisions for all calls of one message (one wave)."""
 
     decisions: tuple[Decision, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class InDoubtAsked:
     """A human is asked whether calls that may have taken effect shall run again; their intents are settled by this."""
 
@@ -180,14 +180,14 @@ class InDoubtAsked:
     """ApprovalRequests with `in_doubt`: true."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ApprovalsResolved:
     """Resolutions as accepted: request_id, behavior, updated_input?, justification?, reason?"""
 
     resolutions: tuple[JsonObject, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class QuestionRequested:
     """A UserQuestionRequest is shown to a human."""
 
@@ -195,7 +195,7 @@ class QuestionRequested:
     request: JsonObject
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class QuestionResolved:
     """The UserQuestionResolution; the tool result follows as `ToolFinished`."""
 
@@ -203,7 +203,7 @@ class QuestionResolved:
     resolution: JsonObject
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ToolIntended:
     """A call is about to run. Durable before any effect."""
 
@@ -214,7 +214,7 @@ class ToolIntended:
     attempt: int = 1
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ToolFinished:
     """The result of a call, the same for the model and for people."""
 
@@ -227,7 +227,7 @@ class ToolFinished:
     """Rows to write in this commit, tagged by `type`: todos{todos}, output{content, parts, artifacts}."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class FollowedUp:
     """The daemon speaks to the model: an unmet requirement, or a reply that was cut off."""
 
@@ -238,7 +238,7 @@ class FollowedUp:
     max_output_tokens: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Microcompacted:
     """From here on the model reads only a stub of these old tool results."""
 
@@ -247,7 +247,7 @@ class Microcompacted:
     tokens_freed: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Snipped:
     """From here on the model no longer reads the oldest messages; the latest input stays whatever its age."""
 
@@ -260,7 +260,7 @@ class Snipped:
     """What the model reads in their place."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Compacted:
     """A checkpoint: a summary stands for everything up to an offset, and a new prompt window begins."""
 
@@ -289,12 +289,12 @@ class Compacted:
         return f"window-{self.window_generation}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Woken:
     """A due time passed."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Resumed:
     """A daemon found this run running in the journal and goes on with it."""
 
@@ -304,7 +304,7 @@ class Resumed:
     in_doubt_call_ids: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class StopRequested:
     """Somebody wants the run to end: `cancelled` (aimed at it) or `interrupted` (aimed at the session)."""
 
@@ -312,7 +312,7 @@ class StopRequested:
     error: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class RunEnded:
     """The run's final state; nothing follows it."""
 
@@ -322,7 +322,7 @@ class RunEnded:
     """The final assistant text."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class SessionEnded:
     """An operator ended the session's current work; the session stays usable."""
 
@@ -356,7 +356,7 @@ MODEL_CALLS = (ModelReplied, ModelFailed, Compacted)
 """Entries with a model call behind them: with its `usage` and its `access`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Recorded:
     """An entry in its place: offsets increase strictly within a session."""
 

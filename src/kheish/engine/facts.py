@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from kheish.core.jsonvalue import JsonObject, JsonValue, without_empty
+from kheish.core.values import value_class
 from kheish.engine import entries as e
 
 _INPUTS = 40
@@ -13,7 +14,7 @@ _INPUT_CHARS = 4_000
 _FILES = 40
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class RetainedInput:
     """What somebody asked for, shortened when it is long."""
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from kheish.core.clock import Clock
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 from kheish.engine.effects import ToolCaller
 from kheish.engine.judge import Judge
 from kheish.engine.model_calls import ModelCaller
@@ -43,7 +44,7 @@ class Host(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Hands:
     """Everything a worker uses; shared by all workers."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 
+from kheish.core.values import value_class
 from kheish.engine.effects import ToolBatch
 from kheish.engine.endings import Endings
 from kheish.engine.entries import Compacted, ModelFailed, ModelReplied
@@ -18,7 +18,7 @@ Doing = ToolBatch | ModelCall | Loan
 """The batch whose outcomes are filled, the model call, or the loan of a summary."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Effect:
     run_id: str
     task: asyncio.Task[Said]

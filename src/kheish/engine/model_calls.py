@@ -22,6 +22,7 @@ from kheish.core.messages import (
     user_text,
 )
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 from kheish.engine.budgets import Allowance, BudgetExceeded
 from kheish.engine.context import Transcript
 from kheish.engine.decide import CallModel
@@ -89,7 +90,7 @@ def stopped_call(run: RunState, use: CredentialUse) -> ModelFailed:
     return ModelFailed(turn=run.turn + 1, attempt=run.failed_attempts + 1, kind=STOPPED, message=said, access=use)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class _Written:
     """A request, and its stream over the provider it was written for; it begins when it is asked for an item."""
 

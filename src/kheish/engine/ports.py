@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from kheish.core.values import value_class
 from kheish.engine.codec import encode_entry
 from kheish.engine.entries import Entry, Recorded, RouteRef
 from kheish.engine.state import RunState, SessionState
@@ -14,7 +15,7 @@ from kheish.providers.terms import RouteTerms
 from kheish.store.database import Transaction
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Transition:
     """One commit of one session: what happened and what it leads to."""
 
@@ -75,7 +76,7 @@ class Journal(Protocol):
     async def load(self, session_id: str) -> Sequence[Recorded]: ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Proposal:
     """A new entry somebody wants recorded, and the run it belongs to."""
 

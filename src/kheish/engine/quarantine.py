@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import islice
 
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Quarantined:
     """Why a session cannot go on, without the traceback: that would keep alive whatever it met on its way."""
 

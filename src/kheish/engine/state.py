@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kheish.core.jsonvalue import JsonObject
 from kheish.core.messages import FinishReason, Generation, TextPart, ToolCallPart, ToolChoice, Usage
+from kheish.core.values import value_class
 from kheish.engine import entries as e
 from kheish.engine.entries import Decision, Recorded, RouteRef, Ruling, RunStatus
 from kheish.providers.protocol import ErrorKind
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class CallState:
     """One tool call of the current message and how far it came."""
 
@@ -55,7 +56,7 @@ class CallState:
         return self.decision.ruling in (Ruling.DENY, Ruling.REFUSE)
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(frozen=True, kw_only=True)
 class RunState:
     """Everything that is known about one run; each field comes from the journal."""
 
@@ -334,7 +335,7 @@ def _optional_int(value: object) -> int | None:
     return value if isinstance(value, int) else None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class SessionState:
     """One session's execution: at most one active run, the rest in order of submission."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 from kheish.core.messages import Generation
+from kheish.core.values import value_class
 from kheish.engine.entries import RouteRef
 from kheish.providers.model_table import context_window
 
@@ -24,7 +24,7 @@ _MEMORY_TOKENS = 40_000
 _SUMMARY_TOKENS = 8_000
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class WindowPolicy:
     """All in tokens."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from operator import attrgetter
 
 from kheish.auth.audit_chain import (
@@ -23,6 +23,7 @@ from kheish.auth.audit_chain import (
     verify_records,
 )
 from kheish.auth.audit_key import KeyEntry
+from kheish.core.values import value_class
 from kheish.engine.entries import InputAccepted
 from kheish.engine.ports import Transition
 from kheish.external_actions.happenings import actions_of
@@ -186,7 +187,7 @@ _counted = attrgetter("bucket", "record_count", "last_record_hash", "key_id", "s
 # Reading
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Chain:
     """A bucket as its rows have it."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -23,6 +22,7 @@ from kheish.auth.audit_key import (
     write_key_file,
 )
 from kheish.core.jsonvalue import JsonObject
+from kheish.core.values import value_class
 from kheish.external_actions import store
 
 log = structlog.get_logger(__name__)
@@ -31,7 +31,7 @@ _FORGEABLE = "whoever can write to the state root can forge the trail of externa
 _MOVE = "Move the key with `kheish-daemon audit relocate-key --to FILE`."
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Trail:
     """What signs external actions, and which keys are believed."""
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 from kheish.http.arguments import Arguments
 from kheish.http.bodies import parsed
 from kheish.http.paths import segment_id
@@ -31,7 +32,7 @@ class Documented(TypedDict, total=False):
     operation_id: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Route:
     """One operation."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -12,20 +11,21 @@ from starlette.requests import Request
 
 from kheish.core.jsonvalue import JsonValue
 from kheish.core.problems import InvalidFields
+from kheish.core.values import value_class
 from kheish.http.problems import from_validation
 
 SERVICE: Final = "service"
 """Marks a parameter that is the service of its type, which the composition root built."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Query:
     """Marks a parameter of the query string, as text; None when it is not given."""
 
     description: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Header:
     """Marks a request header, as text; None when it is not sent."""
 
@@ -33,7 +33,7 @@ class Header:
     description: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Derived:
     """Marks what a function makes of the request; its parameters are read like those of a handler."""
 
@@ -43,7 +43,7 @@ class Derived:
 Read = Callable[[Request], object]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Body:
     """The parameter that is the request's body."""
 

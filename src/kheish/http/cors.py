@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 
 _LOOPBACK = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 _VARY = "origin, access-control-request-method, access-control-request-headers"
@@ -21,7 +21,7 @@ class CorsRefused(Problem):
     code, status = "settings_refused", 500
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class CorsPolicy:
     """Without a list every loopback origin is allowed; with one, exactly its members."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 from kheish.http.cors import CorsPolicy, allowing
 from kheish.http.headers import first_headers
 from kheish.http.problems import render
@@ -33,7 +33,7 @@ class OriginRefused(Problem):
     domain, code, status = "cors", "origin_not_allowed", 403
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Call:
     """What access is decided on."""
 
@@ -45,7 +45,7 @@ class Call:
     remote_addr: str | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Refusal:
     """The answer to a call that may not pass."""
 

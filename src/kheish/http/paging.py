@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import WithJsonSchema
 
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 from kheish.http.arguments import Query
 
 DEFAULT_LIMIT = 50
@@ -36,7 +36,7 @@ class InvalidOrder(Problem):
     domain, code, status = "pagination", "invalid_order", 400
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Paging:
     """What the caller asked for; `limit` is None when it named none."""
 

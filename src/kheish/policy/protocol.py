@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from kheish.core.values import value_class
 
 
 class Behavior(StrEnum):
@@ -13,7 +14,7 @@ class Behavior(StrEnum):
     ASK = "ask"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Verdict:
     """One permission decision with everything the audit and a dry run show."""
 

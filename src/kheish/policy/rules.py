@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
+from kheish.core.values import value_class
 from kheish.policy.modes import PermissionMode, apply_mode
 from kheish.policy.protocol import Behavior, Verdict
 
@@ -18,7 +18,7 @@ class Scope(StrEnum):
     USER = "user"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Rule:
     """`pattern` is an exact tool name, `prefix*`, or `*`; case matters, and the call's input is not looked at."""
 

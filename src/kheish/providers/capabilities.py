@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from kheish.core.jsonvalue import JsonObject
+from kheish.core.values import value_class
 
 MATRIX_VERSION = 2
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Capabilities:
     """One row of the matrix; the field names are the keys of the routes file and of the wire."""
 

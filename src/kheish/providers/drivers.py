@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
 
+from kheish.core.values import value_class
 from kheish.providers.capabilities import Capabilities
 
 _VENDORS_WITH_OWN_DRIVER = frozenset({"anthropic", "openai", "google", "xai", "x-ai"})
@@ -22,7 +22,7 @@ class Driver(StrEnum):
     SCRIPTED = "scripted"  # answers from a file, offline
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class DriverFacts:
     """What is fixed for a driver."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
+
+from kheish.core.values import value_class
 
 ESCALATION_CEILING_TOKENS = 64_000
 """The most that truncation recovery may ask for."""
@@ -11,7 +12,7 @@ ANTHROPIC_UNSET_MAX_TOKENS = 8_000
 """Messages requires `max_tokens`; an unset one is the smaller of this and the model's default."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class OutputCaps:
     """Output tokens: what is asked for when nobody says, and what the model refuses to exceed."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.core.messages import (
@@ -22,6 +22,7 @@ from kheish.core.messages import (
     ToolResultPart,
     ToolSpec,
 )
+from kheish.core.values import value_class
 from kheish.providers.drivers import Driver
 from kheish.providers.json_schemas import project, strict
 from kheish.providers.model_table import (
@@ -41,7 +42,7 @@ from kheish.providers.written import written_whole
 _MAX_CACHE_KEY = 64
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Dialect:
     """In what one vendor's Responses wire differs from another's."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from urllib.parse import urlsplit
 
 import structlog
 
 from kheish.core.jsonvalue import JsonObject, JsonValue, decode_object
+from kheish.core.values import value_class
 from kheish.providers.capabilities import Capabilities
 from kheish.providers.drivers import Driver
 from kheish.providers.routes import Route, RouteInventory
@@ -33,7 +34,7 @@ class Discovery(StrEnum):
     DISABLED = "disabled"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Modalities:
     """What one model takes in and gives out, in lower case."""
 

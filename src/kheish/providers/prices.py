@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
 
 from kheish.core.messages import Usage
+from kheish.core.values import value_class
 from kheish.providers.tables import Table
 
 _PER = 1_000_000
 _SAME_MODEL = re.compile(r"(-\d{3,8}|-\d{4}-\d\d-\d\d|-(latest|preview)([-.].*)?)?\Z")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Price:
     """US dollars per million tokens."""
 
@@ -41,7 +41,7 @@ class Price:
         ) / _PER
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ListPrices:
     """The table this release ships."""
 

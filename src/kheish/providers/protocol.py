@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from kheish.core.messages import FinishReason, Generation, Message, Part, ToolSpec, Usage
+from kheish.core.values import value_class
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Continuation:
     """The reply a request goes on from, as the provider that made it may still know it."""
 
@@ -19,7 +20,7 @@ class Continuation:
     """How many of the request's messages it covers, from the first one to the reply itself."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ModelRequest:
     """One model call, complete: an adapter needs nothing else and remembers nothing."""
 
@@ -45,7 +46,7 @@ class TextDelta(NamedTuple):
     part: int = 0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ModelReply:
     """The whole reply. Tool calls carry the provider's ids only: the engine mints `call_id` (adapters leave "")."""
 

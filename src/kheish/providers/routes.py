@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from kheish.core.jsonvalue import JsonObject
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 from kheish.providers.capabilities import Capabilities
 from kheish.providers.credentials import KeyStore, NoKeys, fits
 from kheish.providers.drivers import Driver, endpoint_for, in_family
@@ -56,7 +57,7 @@ class ReadinessState(StrEnum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Readiness:
     """Whether a route can be called now, and what to do when it cannot."""
 
@@ -66,7 +67,7 @@ class Readiness:
     action: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Setting:
     """A configured text that may come from the environment, and never shows itself."""
 
@@ -75,7 +76,7 @@ class Setting:
     """The variable it was looked up in; None when it stood in the file or on the command line."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Route:
     """One route as configured."""
 
@@ -186,7 +187,7 @@ def _unusable(code: str, message: str, action: str) -> Readiness:
     return Readiness(state=ReadinessState.ERROR, code=code, message=message, action=action)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ResolvedRoute:
     """A route together with the model that will be called; what gets pinned on a run."""
 
@@ -207,7 +208,7 @@ class ResolvedRoute:
         return {**fields, "capabilities": self.capabilities.to_wire()}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class RouteInventory:
     """Every route of the daemon, the default first."""
 

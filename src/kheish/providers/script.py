@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from kheish.core.jsonvalue import JsonValue
 from kheish.core.messages import FinishReason, Usage
+from kheish.core.values import value_class
 from kheish.providers.protocol import ErrorKind
 from kheish.providers.script_template import Template, TemplateValue, as_text
 
 DEFAULT_CHUNK_CHARS = 16
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class TextTest:
     """Holds when the text contains, equals or matches; every test given must hold."""
 
@@ -37,7 +38,7 @@ class TextTest:
         return {**numbered, **{name: value or "" for name, value in found.groupdict().items()}}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class NumberTest:
     """Holds for a number inside the bounds, or one of those listed."""
 
@@ -51,7 +52,7 @@ class NumberTest:
         return (self.minimum is None or number >= self.minimum) and (self.maximum is None or number <= self.maximum)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ResultTest:
     """Holds for a tool result: its tool, its error flag, and its output (anything but a string as compact JSON)."""
 
@@ -67,7 +68,7 @@ class ResultTest:
         return self.text.search(as_text(output)) is not None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class When:
     """The conditions of a rule; all of them must hold, none means always."""
 
@@ -86,19 +87,19 @@ class When:
     no_results: tuple[ResultTest, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ScriptedText:
     text: Template
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ScriptedThought:
     """Private reasoning: kept by the engine, replayed, shown to nobody."""
 
     text: Template
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ScriptedCall:
     tool: str
     input: Mapping[str, TemplateValue] = field(default_factory=dict)
@@ -111,7 +112,7 @@ class ScriptedCall:
 ScriptedPart = ScriptedText | ScriptedThought | ScriptedCall
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ScriptedError:
     """How the call fails, after whatever the reply streams before."""
 
@@ -122,7 +123,7 @@ class ScriptedError:
     retry_max_output_tokens: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Reply:
     parts: tuple[ScriptedPart, ...] = ()
     finish_reason: FinishReason | None = None
@@ -138,7 +139,7 @@ class Reply:
     """Send the texts, then nothing more until cancelled."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Rule:
     label: str
     """How messages name it: its number, and its name when it has one."""
@@ -146,7 +147,7 @@ class Rule:
     reply: Reply
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Script:
     """A whole scripted model."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from kheish.core.jsonvalue import decode
 from kheish.core.messages import FinishReason, Usage
+from kheish.core.values import value_class
 from kheish.providers.protocol import ErrorKind
 from kheish.providers.script import (
     DEFAULT_CHUNK_CHARS,
@@ -75,7 +75,7 @@ def parse_script(content: object, *, source: str = "script") -> Script:
     return Script(rules=rules, fallback=fallback, source=source)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class _Pace:
     """How fast a reply is sent: taken from the reply, else from the top of the script."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from kheish.core.jsonvalue import JsonValue, decode, encode
+from kheish.core.values import value_class
 
 _PLACEHOLDER = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
 _HEAD = re.compile(r"(?P<name>[a-z_]+)(?::(?P<tool>[A-Za-z0-9_-]+))?(?:\[(?P<index>-?\d+)\])?")
@@ -17,7 +18,7 @@ class TemplateFault(Exception):
     """A template is malformed, or what it quotes is not there. The message is the reason."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ToolOutcome:
     """One tool result of the conversation."""
 
@@ -26,7 +27,7 @@ class ToolOutcome:
     is_error: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Scene:
     """What a template can quote."""
 
@@ -39,7 +40,7 @@ class Scene:
     match: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Quote:
     """One parsed `${...}`."""
 
@@ -70,7 +71,7 @@ class Quote:
         return value
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Template:
     """A text with quotes in it."""
 

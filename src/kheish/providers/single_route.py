@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from kheish.core.values import value_class
 from kheish.providers.drivers import FACTS, Driver, base_url_fault
 from kheish.providers.routes import ModelSupport, Route, RouteInventory, Setting
 from kheish.providers.routes_file import environment_key
@@ -13,7 +14,7 @@ from kheish.providers.tables import RoutesError
 _KEY_SOURCES = ("api_key", "api-key", "auto")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class SingleRouteFlags:
     """The flags of `serve` that describe one route; None means not given, then the environment is asked."""
 

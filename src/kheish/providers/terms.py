@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 
 from kheish.core.messages import Usage
+from kheish.core.values import value_class
 from kheish.providers.drivers import Driver
 from kheish.providers.prices import Price, list_price
 
@@ -23,7 +24,7 @@ class Backoff(StrEnum):
     EXPONENTIAL = "exponential"  # the step, doubled with every failed attempt
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class RetryPolicy:
     """When a model call that failed is made again."""
 
@@ -56,7 +57,7 @@ class PriceSource(StrEnum):
     """`cost_usd` is 0 unless the provider names one."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class RouteTerms:
     """The terms of one route."""
 

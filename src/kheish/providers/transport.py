@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.request import getproxies
 
 from kheish.core.jsonvalue import JsonValue
+from kheish.core.values import value_class
 from kheish.providers.exchanges import Exchange, ExchangeFailed, ModelClient, Target
 from kheish.providers.http1_pool import Http1Client
 from kheish.providers.limits import Limits, Patience
@@ -31,7 +32,7 @@ def new_model_client() -> ModelClient:
     return Http1Client()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ModelEndpoint:
     """Where a route's model calls go and how they are authorised."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
 import orjson
 
 from kheish.core.jsonvalue import JsonObject, JsonValue, encode
 from kheish.core.messages import Message
+from kheish.core.values import value_class
 from kheish.providers.protocol import ModelRequest
 from kheish.providers.upstream_errors import unsendable
 
@@ -26,7 +27,7 @@ Write = Callable[[Sequence[Message]], Sequence[JsonObject]]
 """From messages to the items of a request; every message for itself."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class _Written:
     messages: tuple[Message, ...]
     items: bytes

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from kheish.core.jsonvalue import JsonObject
+from kheish.core.values import value_class
 from kheish.engine.entries import RunStatus
 
 _SAMPLED_IDS = 5
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class LiveRun:
     """What the status block needs of an unfinished run."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from kheish.core.clock import Clock
 from kheish.core.jsonvalue import JsonValue, digest
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 from kheish.http.idempotency import key_hash
 from kheish.runs import store
 from kheish.store.database import Database, Transaction
@@ -30,7 +30,7 @@ class _KeyTaken(Problem):
     """Another request with this key was committed first."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class KeyedRequest:
     """A request that must take effect once within its scope."""
 

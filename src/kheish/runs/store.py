@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import orjson
 
 from kheish.core.jsonvalue import JsonObject, JsonValue, encode
+from kheish.core.values import value_class
 from kheish.engine import entries as e
 from kheish.engine.entries import RunStatus
 from kheish.engine.ports import Transition
@@ -119,7 +119,7 @@ _BIND = "INSERT INTO binding_keys (binding_key, session_id) VALUES (:key, :sessi
 _BOUND_TO = "SELECT session_id FROM binding_keys WHERE binding_key = :key"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class UsedKey:
     """An idempotency key and what it stands for."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import structlog
 
 from kheish.core.clock import Clock
 from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.core.problems import BadRequest, Problem
+from kheish.core.values import value_class
 from kheish.policy.modes import PermissionMode
 from kheish.policy.rules import RulePermissions
 from kheish.providers.routes import RouteInventory, UnknownRoute
@@ -34,7 +35,7 @@ class RevisionConflict(Problem):
     domain, code, status = "runtime", "runtime_revision_conflict", 409
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class RuntimeSettings:
     """What one revision says."""
 

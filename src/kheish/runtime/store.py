@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 
 from kheish.core.jsonvalue import JsonObject, decode_object, encode
+from kheish.core.values import value_class
 
 _INSERT = """
 INSERT INTO runtime_revisions (revision, at_ms, setting, source, body)
@@ -17,7 +17,7 @@ _COUNT = "SELECT COUNT(*) AS total FROM runtime_revisions"
 _PRUNE = "DELETE FROM runtime_revisions WHERE revision <= :floor"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Revision:
     """One committed change and all settings after it."""
 

@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -17,6 +16,7 @@ from kheish.core.clock import Clock
 from kheish.core.ids import IdSource
 from kheish.core.jsonvalue import JsonObject, JsonValue
 from kheish.core.problems import BadRequest, Conflict, Problem
+from kheish.core.values import value_class
 from kheish.engine.engine import Engine
 from kheish.engine.entries import Recorded, RunStatus, SessionEnded, StopRequested
 from kheish.engine.ports import Journal, Proposal
@@ -53,7 +53,7 @@ class PersonasUnavailable(Problem):
     domain, code, status = "personas", "personas_unavailable", 400
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class SessionRecord:
     """What a submission needs to know of its session; changes only through `Sessions`."""
 

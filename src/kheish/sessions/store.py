@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import cast
 
 from kheish.core.jsonvalue import JsonObject, encode
 from kheish.core.messages import TextPart
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 from kheish.engine import entries as e
 from kheish.engine.entries import RunStatus
 from kheish.engine.ports import Transition
@@ -90,7 +90,7 @@ SELECT session_id, journal_bytes AS bytes FROM sessions
 _TODOS = "SELECT todos FROM sessions WHERE session_id = :session_id AND json_valid(todos)"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class JournalSizes:
     """What the entries of all sessions take, in bytes of their bodies."""
 

@@ -11,13 +11,13 @@ import secrets
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
 from kheish.core.clock import SystemClock
 from kheish.core.jsonvalue import JsonObject, decode_object
+from kheish.core.values import value_class
 from kheish.state import root, store
 from kheish.state.root import StateRefused, StateUnreadable
 from kheish.store.files import private_folder, sync
@@ -34,7 +34,7 @@ Progress = Callable[[str, int, int], None]
 _LEFT_OUT = frozenset({"daemon.lock", "route-inventory.json", root.BACKUPS, root.BLOBS, root.MASTER_KEY})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Copied:
     """One file of a backup."""
 

@@ -6,10 +6,11 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 
 from kheish.core.jsonvalue import JsonObject, encode
+from kheish.core.values import value_class
 from kheish.store.database import Database, Transaction
 from kheish.store.events import Change, FeedEvent
 from kheish.store.rows import insertion
@@ -55,7 +56,7 @@ _Key = tuple[str | None, str | None]
 """Of a scope: session and run; None admits any."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class _Scope:
     session_id: str | None
     run_id: str | None
@@ -71,7 +72,7 @@ class _Scope:
         return "global" if self.session_id is None else "session"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class _Window:
     """What is stored of the feed, as of a commit."""
 

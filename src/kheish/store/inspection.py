@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 
+from kheish.core.values import value_class
 from kheish.store.snapshot import reading
 
 _MAGIC = b"SQLite format 3\0"
@@ -57,7 +57,7 @@ def tables(path: Path) -> set[str]:
         return {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class _Index:
     """What a process on this database knew of the log."""
 

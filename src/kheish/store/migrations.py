@@ -7,11 +7,11 @@ import re
 import sqlite3
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 from kheish.store.files import private_folder
 from kheish.store.snapshot import PARTIAL, copy_database
 
@@ -41,7 +41,7 @@ class MigrationFailed(Problem):
     domain, code, status = "storage", "migration_failed", 500
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Migration:
     number: int
     name: str

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from kheish.core.values import value_class
 from kheish.store.distribution import Spread
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class WriteStatistics:
     """Counted since start."""
 
@@ -27,7 +26,7 @@ class WriteStatistics:
     """How many units shared each commit."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class StoreFailure:
     """One time the store refused."""
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from kheish.core.values import value_class
 from kheish.engine import entries as e
 from kheish.engine.entries import Recorded
 from kheish.engine.ports import Transition
@@ -25,12 +26,12 @@ class ToolEnding(StrEnum):
     """The daemon died while it ran, and it was not repeated."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class RunAccepted:
     run: RunState
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class RunBegan:
     """The run left the queue."""
 
@@ -38,7 +39,7 @@ class RunBegan:
     at_ms: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ModelCall:
     """One attempt of a model call, answered or failed."""
 
@@ -50,7 +51,7 @@ class ModelCall:
     ended_at_ms: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ToolCall:
     """One tool call has its result."""
 
@@ -64,7 +65,7 @@ class ToolCall:
     """The commit of the result: calls that ran side by side end together."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class WindowRelieved:
     """Old messages left the prompt."""
 
@@ -74,7 +75,7 @@ class WindowRelieved:
     ended_at_ms: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class RunResumed:
     """A daemon went on with a run that an earlier process had begun."""
 
@@ -83,7 +84,7 @@ class RunResumed:
     at_ms: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class RunOver:
     run: RunState
     at_ms: int

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from kheish.core.jsonvalue import JsonObject, JsonValue
+from kheish.core.values import value_class
 from kheish.engine.entries import RunStatus
 from kheish.engine.ports import RecoveryCounts
 from kheish.store.distribution import Spread
 from kheish.store.statistics import WriteStatistics
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class SpanCounts:
     """What became of spans."""
 
@@ -23,7 +23,7 @@ class SpanCounts:
     dropped: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Snapshot:
     """Everything that is not counted from transitions."""
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from kheish.core.messages import Usage
+from kheish.core.values import value_class
 from kheish.engine import entries as e
 from kheish.engine.entries import RunStatus
 from kheish.engine.state import RunState
@@ -34,7 +35,7 @@ class SpanKind(StrEnum):
     """The work was done elsewhere."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Span:
     """One finished span."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import structlog
 
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 from kheish.telemetry.release import release
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class TracingRefused(Problem):
     code, status = "settings_refused", 500
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class TracingSettings:
     """Where spans go."""
 

@@ -12,10 +12,10 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from kheish.core.values import value_class
 from kheish.tools.failures import ToolFailure
 from kheish.tools.protocol import ToolContext
 
@@ -26,7 +26,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, order=True)
+@value_class(frozen=True, kw_only=True, slots=True, order=True)
 class Place:
     """A place inside the workspace, free of links and dots. It need not exist."""
 

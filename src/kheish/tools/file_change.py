@@ -9,10 +9,10 @@ import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from typing import cast
 
 from kheish.core.jsonvalue import JsonObject, JsonValue
+from kheish.core.values import value_class
 from kheish.tools.confinement import Place, Workspace, refusals
 from kheish.tools.failures import ToolFailure
 from kheish.tools.file_locks import FileLocks, folders_locked
@@ -24,7 +24,7 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 NOT_WRITTEN = "The daemon restarted before this call wrote anything; nothing was changed, and it may be repeated."
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class FileState:
     """A regular file as it is now."""
 
@@ -34,7 +34,7 @@ class FileState:
     """Present when it was asked for."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class FileChange:
     """What one file is and what it shall be. ``before`` is None for a file that does not exist."""
 
@@ -47,7 +47,7 @@ class FileChange:
         return hashlib.sha256(self.content).hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ChangeSet:
     """A call's whole effect, and the output it gives when the effect has taken place."""
 

@@ -6,9 +6,9 @@ import base64
 import codecs
 import hashlib
 import os
-from dataclasses import dataclass
 
 from kheish.core.jsonvalue import JsonObject
+from kheish.core.values import value_class
 from kheish.tools.confinement import Place, Workspace, refusals
 from kheish.tools.fields import boolean, closed, flag, number, string, text_of, whole
 from kheish.tools.offload import Stop, off_loop
@@ -59,7 +59,7 @@ class ReadFile(SimpleTool):
         return ToolOutcome(output=output, context_updates=({"type": "file_read", "path": place.relative},))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class _Window:
     data: bytes
     first_line: int

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
 
 from kheish.core.jsonvalue import JsonObject
+from kheish.core.values import value_class
 from kheish.tools.confinement import Place, Workspace
 from kheish.tools.failures import ToolFailure
 from kheish.tools.fields import boolean, closed, flag, optional_text, string, text_of
@@ -87,7 +87,7 @@ class EditFile(FileChangingTool):
         return ChangeSet(changes=(change,), output=output)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Edit:
     """One replacement in a text."""
 

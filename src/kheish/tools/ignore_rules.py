@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from kheish.core.values import value_class
 from kheish.tools.globs import BadGlob, PathGlob
 
 IGNORE_FILES = (".rgignore", ".ignore", ".gitignore")
@@ -15,7 +15,7 @@ MAX_IGNORE_FILE_BYTES = 1 << 20
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class _Rule:
     glob: PathGlob
     keeps: bool

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 
 from kheish.core.jsonvalue import JsonObject
 from kheish.core.problems import Problem
+from kheish.core.values import value_class
 from kheish.tools.protocol import Sandbox
 
 
@@ -16,7 +17,7 @@ class InvalidToolRuntimeLimits(Problem):
     domain, code, status = "runtime", "invalid_tool_runtime_limits", 400
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ToolRuntimeLimits:
     """What one call, one batch and one assistant turn may use. Every number is positive."""
 

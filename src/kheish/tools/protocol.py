@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from kheish.core.jsonvalue import JsonObject, JsonValue
+from kheish.core.values import value_class
 
 
 class Replay(StrEnum):
@@ -35,7 +36,7 @@ class Sandbox(StrEnum):
 SANDBOX_ORDER: tuple[Sandbox, ...] = tuple(Sandbox)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ToolDescriptor:
     """A tool's public face; `schema` is a closed JSON Schema object."""
 
@@ -50,7 +51,7 @@ class ToolDescriptor:
     """True when the call suspends the run on a structured question instead of running."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ToolCall:
     id: str
     name: str
@@ -59,7 +60,7 @@ class ToolCall:
     """The same for every attempt of this call and for no other call, of this daemon or another."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ToolContext:
     """Where a call runs. Nothing here names a secret."""
 
@@ -73,14 +74,14 @@ class ToolContext:
     """When the call was dispatched."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class TodosWritten:
     """Effect: the session's todo list is replaced."""
 
     todos: tuple[JsonObject, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class OutputEmitted:
     """Effect: the run gets an output (`content`, `parts`, `artifacts` of an OutputRecord)."""
 
@@ -92,7 +93,7 @@ class OutputEmitted:
 Effect = TodosWritten | OutputEmitted
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ToolOutcome:
     """What a call produced. An error output is an object with `error`."""
 
@@ -133,7 +134,7 @@ class Tool(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class QuestionAsked:
     """A validated question request, ready to be shown to a human (UserQuestionRequest without ids and times)."""
 

@@ -11,11 +11,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
 from kheish.core.jsonvalue import JsonObject, decode_object
+from kheish.core.values import value_class
 from kheish.tools.confinement import Place, Workspace, handle_path
 from kheish.tools.failures import ToolFailure
 from kheish.tools.ignore_rules import IgnoreRules
@@ -30,7 +30,7 @@ _ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
 """All that the program sees: the daemon's own holds keys."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class Match:
     """One matching line. The path is relative to the searched folder."""
 

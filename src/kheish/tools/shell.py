@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kheish.core.jsonvalue import JsonObject
+from kheish.core.values import value_class
 from kheish.tools.failures import ToolFailure
 from kheish.tools.offload import to_the_end
 from kheish.tools.orphans import kill_orphans, process_start_time
@@ -44,7 +45,7 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _INHERITED = ("PATH", "HOME", "LANG", "TERM", "TZ", "TMPDIR")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class ShellEnvironment:
     """Which variables of the daemon a child may see: an allow-list, so that no key gets there by accident."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import structlog
 
 from kheish.core.clock import Clock
 from kheish.core.messages import Usage
 from kheish.core.problems import StoreUnreadable
+from kheish.core.values import value_class
 from kheish.engine import entries as e
 from kheish.engine.budgets import Spent
 from kheish.engine.entries import RouteRef
@@ -57,7 +57,7 @@ class UsageProjection:
                 transaction.add(_ADD_TO_HOUR, ((used.route.route_id, used.route.model, used.hour, *amounts),))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value_class(frozen=True, kw_only=True, slots=True)
 class _Use:
     """What one model call used, of which route and when."""
 
