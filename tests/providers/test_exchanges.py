@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import sys
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -165,6 +166,15 @@ async def test_errors_have_the_same_names(client: type[ModelClient], answer: byt
     assert (caught.value.kind, caught.value.retryable) == (ErrorKind.TRANSPORT, True)
 
 
+@both_ways
+async def test_a_refusal_tells_when_to_come_again(client: type[ModelClient]) -> None:
+    async with answering(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\ncontent-length: 0\r\n\r\n") as (url, _):
+        with pytest.raises(ProviderError) as caught:
+            await told(client(), url)
+
+    assert (caught.value.status, caught.value.retry_after_ms) == (429, 7_000)
+
+
 async def test_behind_a_proxy_the_library_makes_the_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     async with answering(sized(REPLY)) as (url, sent):
         monkeypatch.setenv("http_proxy", url)
@@ -215,6 +225,16 @@ async def test_a_kind_of_proxy_that_is_not_spoken_is_said_when_a_route_is_prepar
     monkeypatch.setenv("all_proxy", "gopher://127.0.0.1:9")
     async with aclosing(new_model_client()) as client:
         with pytest.raises(ValueError, match="gopher"):
+            client.target("https://a-model.invalid/v1", {})
+
+
+async def test_a_socks_proxy_whose_package_is_missing_is_said_when_a_route_is_prepared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    async with aclosing(new_model_client()) as client:
+        with pytest.raises(ValueError, match="socksio"):
             client.target("https://a-model.invalid/v1", {})
 
 

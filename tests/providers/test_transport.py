@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import logging
 import threading
 import traceback
@@ -11,7 +10,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 
-import httpx2
 import pytest
 
 from kheish.core.messages import Generation, Reasoning, ToolCallPart, ToolChoice, user_text
@@ -249,18 +247,6 @@ async def test_text_is_handed_on_while_the_provider_is_still_talking() -> None:
     assert first == TextDelta(text="one ")
     assert rest[0] == TextDelta(text="two")
     assert isinstance(rest[-1], ModelReply)
-
-
-async def test_a_server_that_compresses_though_nobody_asked_is_understood() -> None:
-    packed = gzip.compress(b"".join(chat_frames(Answer(text="one two", pieces=2), "m")))
-    headers = {"content-type": "text/event-stream", "content-encoding": "gzip"}
-    answering = httpx2.MockTransport(lambda asked: httpx2.Response(200, headers=headers, content=packed))
-    async with aclosing(LibraryClient(answering)) as client:
-        endpoint = ModelEndpoint(provider="x", url="http://a-model/v1", client=client, headers={})
-        got = [item async for item in endpoint.stream(b"{}", ChatDecoder("x"))]
-
-    assert got[0] == TextDelta(text="one two")
-    assert isinstance(got[-1], ModelReply)
 
 
 async def test_a_cancelled_call_leaves_at_once_and_closes_its_connection() -> None:

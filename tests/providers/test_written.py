@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-import httpx2
 import orjson
 import pytest
 from hypothesis import given
@@ -17,8 +16,8 @@ from kheish.core.messages import Generation, Message, Role, TextPart, ToolSpec, 
 from kheish.providers import anthropic, google, written
 from kheish.providers.chat_completions import ChatCompletionsProvider, build_body
 from kheish.providers.drivers import Driver
+from kheish.providers.exchanges import Exchange, Target
 from kheish.providers.http1_pool import Http1Client
-from kheish.providers.http_library import LibraryClient
 from kheish.providers.protocol import ModelReply, ModelRequest
 from kheish.providers.transport import ModelEndpoint
 from kheish.providers.written import WrittenConversations, WrittenRequests
@@ -125,15 +124,38 @@ def test_many_short_conversations_are_not_all_remembered() -> None:
     assert conversations._bytes == sum(len(one.items) for one in conversations._recent.values())
 
 
+class _Keeping:
+    """A client whose server answers every call with the same words, and that keeps what was sent."""
+
+    status, ended = 200, False
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self._coming = b""
+
+    def target(self, url: str, headers: Mapping[str, str]) -> Target:
+        return self
+
+    async def send(self, content: bytes) -> Exchange:
+        self.sent.append(content)
+        self._coming = b'{"choices":[{"message":{"content":"ok"},"finish_reason":"stop"}]}'
+        return self
+
+    def header(self, name: str) -> str | None:
+        return None
+
+    async def read(self) -> bytes:
+        coming, self._coming = self._coming, b""
+        return coming
+
+    async def aclose(self) -> None:
+        pass
+
+
 @pytest.mark.anyio
 async def test_the_bytes_that_are_sent_are_those_of_the_whole_body() -> None:
-    sent: list[bytes] = []
-
-    async def answer(request: httpx2.Request) -> httpx2.Response:
-        sent.append(request.content)
-        return httpx2.Response(200, content=b'{"choices":[{"message":{"content":"ok"},"finish_reason":"stop"}]}')
-
-    async with aclosing(LibraryClient(httpx2.MockTransport(answer))) as client:
+    client = _Keeping()
+    async with aclosing(client):
         endpoint = ModelEndpoint(provider="p", url="http://model/v1/chat/completions", client=client, headers={})
         provider = ChatCompletionsProvider(Driver.OPENAI_COMPATIBLE, endpoint)
         messages: tuple[Message, ...] = ()
@@ -144,4 +166,4 @@ async def test_the_bytes_that_are_sent_are_those_of_the_whole_body() -> None:
                 model="m", system=("be", "brief"), messages=messages, tools=(), generation=Generation(), cache_key="s"
             )
             assert [type(item) for item in [item async for item in provider.stream(request)]][-1] is ModelReply
-            assert sent[-1] == encode(build_body(request, Driver.OPENAI_COMPATIBLE))
+            assert client.sent[-1] == encode(build_body(request, Driver.OPENAI_COMPATIBLE))

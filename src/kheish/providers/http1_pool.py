@@ -128,7 +128,7 @@ class Http1Target:
             return connection
         from kheish.providers.http_library import unpacked  # late: nobody asked for an encoding
 
-        return unpacked(connection)
+        return unpacked(connection, connection.answer.headers)
 
 
 def written(lines: Sequence[bytes]) -> bytes:

@@ -1,30 +1,39 @@
 """The HTTP library: for calls behind a proxy, and for answers in an encoding nobody asked for.
 
-Its connections are used without its client, which looks for cookies, redirects and credentials at every call.
+Calls use its connection pool without its client, which looks for cookies, redirects and credentials at every call, and
+writes each request and answer in objects of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from importlib.util import find_spec
 from urllib.request import getproxies, proxy_bypass
 
+import httpcore2
 import httpx2
 
 from kheish.providers.exchanges import Exchange, ExchangeFailed, Target
-from kheish.providers.http1 import Connection
 from kheish.providers.http1_pool import written
 
 _MAX_IDLE = 20
 """The library goes through all its connections at every call: with 64 of them, calls took twice as long."""
+_IDLE_S = 5.0
+_FAILURES = (
+    httpcore2.TimeoutException,
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.ProxyError,
+    httpcore2.UnsupportedProtocol,
+)
 
 
 class LibraryClient:
     """Makes model calls through the library, behind the proxies of the environment: no ceiling and no time limits."""
 
-    def __init__(self, straight: httpx2.AsyncBaseTransport | None = None) -> None:
-        """``straight`` makes the calls that no proxy is for."""
+    def __init__(self) -> None:
         self._tls = httpx2.create_ssl_context()  # now: it takes a while, which a call has no time for
-        self._by_proxy: dict[str | None, httpx2.AsyncBaseTransport] = {} if straight is None else {None: straight}
+        self._by_proxy: dict[str | None, httpcore2.AsyncConnectionPool] = {}
 
     def target(self, url: str, headers: Mapping[str, str]) -> Target:
         """Prepare calls; see `ModelClient`."""
@@ -36,18 +45,30 @@ class LibraryClient:
             raise ValueError(str(error)) from None
         fixed = httpx2.Request("POST", address, headers={"Connection": "keep-alive", **headers}).headers
         del fixed["content-length"]  # of no content
-        return _LibraryTarget(connections, address, fixed.raw)
+        return _LibraryTarget(connections, _as_the_pool_has_it(address), fixed.raw)
 
     async def aclose(self) -> None:
         for connections in self._by_proxy.values():
             await connections.aclose()
 
-    def _connections(self, proxy: str | None) -> httpx2.AsyncBaseTransport:
+    def _connections(self, proxy: str | None) -> httpcore2.AsyncConnectionPool:
         known = self._by_proxy.get(proxy)
         if known is None:
-            limits = httpx2.Limits(max_connections=None, max_keepalive_connections=_MAX_IDLE)
-            known = self._by_proxy[proxy] = httpx2.AsyncHTTPTransport(verify=self._tls, limits=limits, proxy=proxy)
+            known = self._by_proxy[proxy] = httpcore2.AsyncConnectionPool(
+                ssl_context=self._tls,
+                proxy=None if proxy is None else _proxy(proxy),
+                max_connections=None,
+                max_keepalive_connections=_MAX_IDLE,
+                keepalive_expiry=_IDLE_S,
+            )
         return known
+
+
+def _proxy(address: str) -> httpcore2.Proxy:
+    given = httpx2.Proxy(address)
+    if given.url.scheme.startswith("socks") and find_spec("socksio") is None:
+        raise ImportError("a SOCKS proxy needs the package 'socksio', which is not installed")
+    return httpcore2.Proxy(_as_the_pool_has_it(given.url), auth=given.raw_auth)
 
 
 def _proxy_for(address: httpx2.URL) -> str | None:
@@ -60,9 +81,13 @@ def _proxy_for(address: httpx2.URL) -> str | None:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
+def _as_the_pool_has_it(url: httpx2.URL) -> httpcore2.URL:
+    return httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+
+
 class _LibraryTarget:
     def __init__(
-        self, connections: httpx2.AsyncBaseTransport, address: httpx2.URL, fixed: list[tuple[bytes, bytes]]
+        self, connections: httpcore2.AsyncConnectionPool, address: httpcore2.URL, fixed: list[tuple[bytes, bytes]]
     ) -> None:
         self._connections = connections
         self._address = address
@@ -70,58 +95,84 @@ class _LibraryTarget:
 
     async def send(self, content: bytes) -> Exchange:
         headers = [*self._fixed, (b"Content-Length", b"%d" % len(content))]
-        request = httpx2.Request("POST", self._address, headers=headers, stream=httpx2.ByteStream(content))
+        request = httpcore2.Request(b"POST", self._address, headers=headers, content=content)
         try:
-            return _LibraryExchange(await self._connections.handle_async_request(request))
-        except httpx2.TransportError as error:
+            answer = await self._connections.handle_async_request(request)
+        except _FAILURES as error:
             raise ExchangeFailed(type(error).__name__) from None
+        exchange = _LibraryExchange(answer)
+        return exchange if exchange.header("content-encoding") is None else unpacked(exchange, answer.headers)
 
 
 class _LibraryExchange:
     ended = False  # the library does not say
 
-    def __init__(self, response: httpx2.Response) -> None:
-        self._response = response
-        arriving = response.stream
-        assert isinstance(arriving, httpx2.AsyncByteStream)
-        self._chunks = aiter(response.aiter_bytes() if "content-encoding" in response.headers else arriving)
+    def __init__(self, answer: httpcore2.Response) -> None:
+        self._answer = answer
+        assert isinstance(answer.stream, AsyncIterable)
+        self._chunks = aiter(answer.stream)
 
     @property
     def status(self) -> int:
-        return self._response.status_code
+        return self._answer.status
 
     def header(self, name: str) -> str | None:
-        found: str | None = self._response.headers.get(name)
-        return found
+        wanted = name.encode()
+        found = (value for key, value in self._answer.headers if key.lower() == wanted)
+        return next((value.decode("latin-1") for value in found), None)
 
     async def read(self) -> bytes:
         try:
             async for chunk in self._chunks:
                 if chunk:
                     return chunk
-        except httpx2.RequestError as error:
+        except _FAILURES as error:
             raise ExchangeFailed(type(error).__name__) from None
         return b""
 
     async def aclose(self) -> None:
-        await self._response.aclose()
+        await self._answer.aclose()
 
 
-def unpacked(connection: Connection) -> Exchange:
-    """The exchange with the encoding of its content taken off."""
-    headers = connection.answer.headers
-    return _LibraryExchange(httpx2.Response(connection.status, headers=headers, stream=_Body(connection)))
+def unpacked(exchange: Exchange, headers: Sequence[tuple[bytes, bytes]]) -> Exchange:
+    """An exchange with the encoding of its content, which ``headers`` tell, taken off."""
+    return _Unpacked(exchange, headers)
+
+
+class _Unpacked:
+    ended = False  # what was taken off may hold something back
+
+    def __init__(self, exchange: Exchange, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self._exchange = exchange
+        decoding = httpx2.Response(exchange.status, headers=[*headers], stream=_Body(exchange))
+        self._chunks = aiter(decoding.aiter_bytes())
+
+    @property
+    def status(self) -> int:
+        return self._exchange.status
+
+    def header(self, name: str) -> str | None:
+        return self._exchange.header(name)
+
+    async def read(self) -> bytes:
+        try:
+            async for chunk in self._chunks:
+                if chunk:
+                    return chunk
+        except httpx2.DecodingError as error:
+            raise ExchangeFailed(type(error).__name__) from None
+        return b""
+
+    async def aclose(self) -> None:
+        await self._exchange.aclose()
 
 
 class _Body(httpx2.AsyncByteStream):
-    """What has arrived of an answer of our own engine."""
+    """What has arrived, as it came."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while data := await self._connection.read():
+        while data := await self._exchange.read():
             yield data
-
-    async def aclose(self) -> None:
-        await self._connection.aclose()
