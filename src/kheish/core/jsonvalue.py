@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import orjson
@@ -12,9 +12,8 @@ JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict
 JsonObject: TypeAlias = "dict[str, JsonValue]"
 
 
-def encode(value: object) -> bytes:
-    """Return compact JSON; keys keep their order."""
-    return orjson.dumps(value)
+encode: Callable[[object], bytes] = orjson.dumps
+"""Compact JSON of a value; keys keep their order."""
 
 
 def canonical(value: object) -> bytes:

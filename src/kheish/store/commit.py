@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections import defaultdict
 
 from kheish.store.rows import Statement
 
@@ -11,13 +11,13 @@ from kheish.store.rows import Statement
 class Commit:
     """Made anew when its units are run again."""
 
-    __slots__ = ("_connection", "_data_version", "_subjects", "_waiting", "failures")
+    __slots__ = ("_connection", "_data_version", "_subjects", "failures", "waiting")
 
     def __init__(self, connection: sqlite3.Connection, failures: int) -> None:
         self._connection = connection
         self.failures = failures
         """Commits that failed so far."""
-        self._waiting: dict[Statement, list[tuple[object, ...]]] = {}
+        self.waiting: defaultdict[Statement, list[tuple[object, ...]]] = defaultdict(list)
         """Rows of all units, written together: one statement a table."""
         self._subjects: set[str] = set()
         self._data_version: int | None = None
@@ -29,23 +29,17 @@ class Commit:
             self._data_version = self._connection.execute("PRAGMA data_version").fetchone()[0]
         return self._data_version
 
-    def add(self, statement: Statement, rows: Sequence[tuple[object, ...]]) -> None:
-        waiting = self._waiting.get(statement)
-        if waiting is None:
-            waiting = self._waiting[statement] = []
-        waiting += rows
-
     def write_waiting(self) -> sqlite3.Connection:
         """Write the rows that wait, a statement's rows in their order."""
-        while self._waiting:
-            statement = next(iter(self._waiting))
-            statement.run(self._connection, self._waiting[statement])
+        while self.waiting:
+            statement, rows = next(iter(self.waiting.items()))
+            statement.run(self._connection, rows)
             # Only now: rows that could not be written fail this commit, whoever was told of it.
-            del self._waiting[statement]
+            del self.waiting[statement]
         return self._connection
 
     def forget_waiting(self) -> None:
-        self._waiting = {}
+        self.waiting.clear()
 
     def first_of(self, subject: str) -> bool:
         """Whether no unit before wrote about ``subject``; what another one wrote of it is in its tables now."""

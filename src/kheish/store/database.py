@@ -79,7 +79,7 @@ class Transaction:
 
         Rows of one statement keep their order; those of different statements, of the same subject, must not need one.
         """
-        self._commit.add(statement, rows)
+        self._commit.waiting[statement] += rows
 
 
 class Database(Protocol):
@@ -368,9 +368,7 @@ class SqliteDatabase:
         for unit in group:
             by_loop.setdefault(unit.loop, []).append(unit)
         for loop, units in by_loop.items():
-            # A loop that was closed has nobody left who waits.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._deliver, units)
+            _call(loop, self._deliver, units)
 
     def _run(self, group: list[_Unit[Any]]) -> None:
         """Run the units of a group; one that refuses leaves nothing behind and touches no other."""
@@ -440,9 +438,13 @@ def _say_under_way(group: list[_Unit[Any]]) -> None:
     for unit in group:
         if unit.meanwhile is not None and unit.error is None:
             meanwhile, unit.meanwhile = unit.meanwhile, None
-            # A loop that was closed has nobody left who waits.
-            with contextlib.suppress(RuntimeError):
-                unit.loop.call_soon_threadsafe(meanwhile)
+            _call(unit.loop, meanwhile)
+
+
+def _call(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *arguments: object) -> None:
+    # A loop that was closed has nobody left who waits.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback, *arguments)
 
 
 @contextlib.contextmanager

@@ -32,21 +32,25 @@ class Statement:
                 written.
         """
         last = start = 0
-        while (left := len(rows) - start) > 0:
+        left = len(rows)
+        while left:
             count = left if left < _MANY[-1] else next(many for many in _MANY if many <= left)
             some = rows[start : start + count]
             values = some[0] if count == 1 else [value for row in some for value in row]
-            before = connection.total_changes
-            last = connection.execute(self._text(count), values).lastrowid or 0
-            if self._counted and connection.total_changes - before != count:
-                raise _gone()
+            text = self._texts.get(count) or self._text(count)
+            if self._counted:
+                before = connection.total_changes
+                connection.execute(text, values)
+                if connection.total_changes - before != count:
+                    raise _gone()
+            else:
+                last = connection.execute(text, values).lastrowid or 0
             start += count
+            left -= count
         return last
 
     def _text(self, rows: int) -> str:
-        text = self._texts.get(rows)
-        if text is None:
-            text = self._texts[rows] = f"{self._before} {', '.join([self._row] * rows)} {self._after}"
+        text = self._texts[rows] = f"{self._before} {', '.join([self._row] * rows)} {self._after}"
         return text
 
 
