@@ -240,7 +240,7 @@ async def test_the_end_of_an_answer_holds_up_neither_its_run_nor_the_acceptance_
 async def test_an_end_that_never_comes_holds_up_the_next_request_for_a_while_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kheish.engine.model_calls._END_S", 0.01)
+    monkeypatch.setattr("kheish.engine.endings._END_S", 0.01)
     model = WritingModel(touch_then_done)
     model.end = asyncio.Event()
     world = World(touch_then_done, provider=model)

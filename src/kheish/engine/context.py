@@ -6,11 +6,11 @@ folding the same journal gives the same window.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from kheish.core.jsonvalue import JsonObject
 from kheish.core.messages import FinishReason, Message, Part, Role, ToolCallPart, ToolResultPart, user_text
-from kheish.core.values import value_class
+from kheish.core.values import changed, value_class
 from kheish.engine import entries as e
 from kheish.engine.entries import Recorded, RouteRef
 from kheish.engine.facts import SessionFacts
@@ -90,7 +90,7 @@ class Transcript:
 
     def copy(self) -> Transcript:
         """Another transcript with the same content; extending one does not change the other."""
-        return replace(
+        return changed(
             self,
             items=list(self.items),
             facts=self.facts.copy(),
@@ -234,7 +234,7 @@ class Transcript:
 
     def _replace(self, index: int, parts: tuple[Part, ...], tokens: int) -> None:
         item = self.items[index]
-        self.items[index] = replace(item, message=Message(role=item.message.role, parts=parts), tokens=tokens)
+        self.items[index] = changed(item, message=Message(role=item.message.role, parts=parts), tokens=tokens)
         self.tokens += tokens - item.tokens
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import structlog
+
 from kheish.engine.model_calls import ModelCall
+
+log = structlog.get_logger(__name__)
+
+_END_S = 1.0
+"""For what is behind a reply. Adapters need less; one that does not must hold up no session."""
 
 
 class Endings:
@@ -15,7 +22,8 @@ class Endings:
         """``ended`` is called whenever one is."""
         self._ended = ended
         self._due: list[ModelCall] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], asyncio.TimerHandle] = {}
+        """With their deadlines."""
 
     @property
     def due(self) -> bool:
@@ -31,9 +39,10 @@ class Endings:
 
     def begin(self) -> None:
         """Now is a good moment."""
+        loop = asyncio.get_running_loop()
         for call in self._due:
-            task = asyncio.get_running_loop().create_task(call.aclose(), name=f"ending:{call.run.run_id}")
-            self._tasks.add(task)
+            task = loop.create_task(call.aclose(), name=f"ending:{call.run.run_id}")
+            self._tasks[task] = loop.call_later(_END_S, _cut_off, task, call.run.run_id)
             task.add_done_callback(self._over)
         self._due.clear()
 
@@ -53,5 +62,10 @@ class Endings:
             await asyncio.wait(self._tasks)
 
     def _over(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task).cancel()
         self._ended()
+
+
+def _cut_off(task: asyncio.Task[None], run_id: str) -> None:
+    log.warning("model_call.end_did_not_come", run_id=run_id)
+    task.cancel()

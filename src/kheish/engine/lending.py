@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from typing import Protocol
 
+from kheish.core.values import changed
 from kheish.engine.entries import CredentialUse
 from kheish.engine.state import RunState
 
@@ -56,4 +56,4 @@ class Loan:
         if self._lender is None or self.use is None:
             return
         self._lender.require(self.use)
-        self.use = replace(self.use, request_digest=hashlib.sha256(body).hexdigest())
+        self.use = changed(self.use, request_digest=hashlib.sha256(body).hexdigest())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import structlog
 
@@ -22,7 +21,7 @@ from kheish.core.messages import (
     user_text,
 )
 from kheish.core.problems import Problem
-from kheish.core.values import value_class
+from kheish.core.values import changed, value_class
 from kheish.engine.budgets import Allowance, BudgetExceeded
 from kheish.engine.context import Transcript
 from kheish.engine.decide import CallModel
@@ -52,8 +51,6 @@ STOPPED = "stopped"
 UNAUTHORIZED = 401
 INVALID_STRUCTURE = "structured_output_invalid"
 _DELTA = "output_delta"
-_END_S = 1.0
-"""For what is behind a reply. Adapters need less; one that does not must hold up no session."""
 
 
 def unusable(run: RunState, reply: ModelReply) -> tuple[str, str] | None:
@@ -120,10 +117,7 @@ class ModelCall:
         if self.written is None:
             return
         try:
-            async with asyncio.timeout(_END_S):
-                await self.written.stream.aclose()
-        except TimeoutError:
-            log.warning("model_call.end_did_not_come", run_id=self.run.run_id)
+            await self.written.stream.aclose()
         # The reply is recorded, or about to be: nothing that goes wrong behind it may end its run.
         except Exception:
             log.exception("model_call.not_closed", run_id=self.run.run_id)
@@ -187,7 +181,7 @@ class ModelCaller:
             await loan.take(run)
             reply = await self._stream(run, step, written)
         except ProviderError as error:
-            return replace(self._failure(run, step, error), access=loan.use)
+            return changed(self._failure(run, step, error), access=loan.use)
         except Problem as problem:
             return _failed(step, loan, problem.code, problem.detail)
         overdrawn = self._allowance.fault(run, spent, reply.usage)
@@ -226,7 +220,7 @@ class ModelCaller:
         if made is None:  # the facts alone would keep every message: they say less than a summary
             made = compaction(window, policy, turn=turn, strategy=strategy, text=said, usage=usage, least=True)
         assert made is not None
-        return replace(made, access=loan.use)
+        return changed(made, access=loan.use)
 
     async def _summary(self, run: RunState, window: Transcript, policy: WindowPolicy, loan: Loan) -> ModelReply | None:
         generation = Generation(
@@ -267,7 +261,7 @@ class ModelCaller:
 
     def _priced(self, run: RunState, model: str, reply: ModelReply) -> ModelReply:
         usage = self._models.terms_for(run.route).priced(model, reply.usage)
-        return reply if usage is reply.usage else replace(reply, usage=usage)
+        return reply if usage is reply.usage else changed(reply, usage=usage)
 
     def _request(self, call: ModelCall) -> ModelRequest:
         run, step = call.run, call.step
@@ -276,7 +270,7 @@ class ModelCaller:
         same = route is not None and (route.route_id, route.driver) == (run.route.route_id, run.route.driver)
         fallback = base.fallback_model if step.attempt - run.overflows > 1 else None
         if run.tool_choice or run.max_output_tokens:
-            generation = replace(
+            generation = changed(
                 base,
                 tool_choice=run.tool_choice or base.tool_choice,
                 max_output_tokens=run.max_output_tokens or base.max_output_tokens,
@@ -299,7 +293,7 @@ class ModelCaller:
                 parts.append(part)
             # Arguments cut off by the output ceiling are no call at all.
             elif part.invalid_input is None or reply.finish_reason is not FinishReason.MAX_TOKENS:
-                parts.append(replace(part, call_id=self._ids.new("call")))
+                parts.append(changed(part, call_id=self._ids.new("call")))
         return tuple(parts)
 
     def _failure(self, run: RunState, step: CallModel, error: ProviderError) -> ModelFailed:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from kheish.core.jsonvalue import JsonObject
 from kheish.core.messages import FinishReason, Generation, TextPart, ToolCallPart, ToolChoice, Usage
-from kheish.core.values import value_class
+from kheish.core.values import changed, value_class
 from kheish.engine import entries as e
 from kheish.engine.entries import Decision, Recorded, RouteRef, Ruling, RunStatus
 from kheish.providers.protocol import ErrorKind
@@ -251,7 +250,7 @@ def _after_question(state: RunState, entry: e.QuestionRequested) -> _Changes:
 
 def _after_decisions(state: RunState, entry: e.CallsDecided) -> _Changes:
     by_id = {decision.call_id: decision for decision in entry.decisions}
-    calls = tuple(replace(call, decision=by_id.get(call.call.call_id, call.decision)) for call in state.calls)
+    calls = tuple(changed(call, decision=by_id.get(call.call.call_id, call.decision)) for call in state.calls)
     asked = sum(decision.ruling is Ruling.ASK for decision in entry.decisions)
     status = RunStatus.WAITING_FOR_APPROVAL if asked else state.status
     return {"calls": calls, "status": status, "approvals_asked": state.approvals_asked + asked}
@@ -268,14 +267,14 @@ def _asked_again(call: CallState, request: JsonObject | None) -> CallState:
     """The call as before its intent, except for the attempts, waiting for a human; its input is what was tried."""
     if request is None or call.decision is None:
         return call
-    decision = replace(call.decision, ruling=Ruling.ASK, approval=request, input=call.input)
-    return replace(call, decision=decision, resolution=None, intent=None)
+    decision = changed(call.decision, ruling=Ruling.ASK, approval=request, input=call.input)
+    return changed(call, decision=decision, resolution=None, intent=None)
 
 
 def _after_resolutions(state: RunState, entry: e.ApprovalsResolved) -> _Changes:
     by_id = {resolution["request_id"]: resolution for resolution in entry.resolutions}
     calls = tuple(
-        replace(call, resolution=by_id.get(call.decision.approval["id"], call.resolution))
+        changed(call, resolution=by_id.get(call.decision.approval["id"], call.resolution))
         if call.decision is not None and call.decision.approval is not None
         else call
         for call in state.calls
@@ -326,7 +325,7 @@ def was_truncated(state: RunState) -> bool:
 
 def _with_call(state: RunState, call_id: str, **changes: object) -> tuple[CallState, ...]:
     return tuple(
-        replace(call, **changes) if call.call.call_id == call_id else call  # type: ignore[arg-type]  # names checked by callers
+        changed(call, **changes) if call.call.call_id == call_id else call  # type: ignore[arg-type]  # names checked by callers
         for call in state.calls
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import replace
 from typing import cast
 
 import structlog
@@ -12,6 +11,7 @@ import structlog
 from kheish.core.jsonvalue import JsonObject, encode
 from kheish.core.messages import ToolSpec
 from kheish.core.redaction import Redactor
+from kheish.core.values import changed
 from kheish.tools.limits import ToolRuntimeLimits
 from kheish.tools.protocol import (
     SANDBOX_ORDER,
@@ -72,7 +72,7 @@ def _over_quota(tool: str, quota: str, limit: int, actual: int, *, effects: Tool
     made = failure(
         f"the call exceeds the limit {quota}", tool=tool, quota=quota, limit_bytes=limit, actual_bytes=actual
     )
-    return made if effects is None else replace(made, effects=effects.effects)
+    return made if effects is None else changed(made, effects=effects.effects)
 
 
 class ToolRuntime:
@@ -146,7 +146,7 @@ class ToolRuntime:
         tool = self._registry.get(call.name)
         if tool is None:
             return Known(failure(f"tool not found: {call.name}", tool=call.name))
-        ready = replace(call, input=self.normalised_input(call))
+        ready = changed(call, input=self.normalised_input(call))
         # A human's replacement input has not been through `admit`.
         if invalid := first_error(tool.descriptor.schema, ready.input):
             return Known(failure(f"invalid input: {invalid}", tool=call.name))
@@ -174,7 +174,7 @@ class ToolRuntime:
         tool = self._registry.get(call.name)
         if tool is None:
             return None
-        ready = replace(call, input=self.normalised_input(call))
+        ready = changed(call, input=self.normalised_input(call))
         try:
             known = await cast("Tool", tool).settle(ready, facts, context)
             return None if known is None else self._redacted(known)
@@ -185,7 +185,7 @@ class ToolRuntime:
 
     def _redacted(self, outcome: ToolOutcome) -> ToolOutcome:
         """Before anybody sees it: a command may print what it should not have found."""
-        return replace(outcome, output=self._redactor.value(outcome.output))
+        return changed(outcome, output=self._redactor.value(outcome.output))
 
     def _broken(self, name: str, error: Exception) -> ToolOutcome:
         log.error("tool.failed", tool=name, error=type(error).__name__, exc_info=error)
