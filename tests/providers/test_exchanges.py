@@ -9,6 +9,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 
+import httpcore2
 import httpx2
 import pytest
 
@@ -217,6 +218,37 @@ async def test_a_call_with_tls_goes_through_a_tunnel_that_sees_nothing_of_it(mon
     assert (caught.value.kind, caught.value.retryable) == (ErrorKind.TRANSPORT, True)
     assert sent[0].startswith(b"CONNECT a-model.invalid:443 ")
     assert b"Bearer" not in b"".join(sent)
+
+
+async def test_a_server_that_takes_no_more_of_a_request_is_heard_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closing(httpcore2.AsyncMockStream):
+        async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+            raise httpcore2.WriteError
+
+    async def connect(*_: object) -> httpcore2.AsyncNetworkStream:
+        return Closing([b"HTTP/1.1 413 Content Too Large\r\nconnection: close\r\n\r\n"])
+
+    monkeypatch.setattr(httpcore2.AnyIOBackend, "connect_tcp", connect)
+    with pytest.raises(ProviderError) as caught:
+        await told(LibraryClient(), "http://a-model.invalid/v1")
+
+    assert caught.value.status == 413
+
+
+async def test_a_request_leaves_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+
+    class Noting(httpcore2.AsyncMockStream):
+        async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+            written.append(buffer)
+
+    async def connect(*_: object) -> httpcore2.AsyncNetworkStream:
+        return Noting([sized(REPLY)] * 2)
+
+    monkeypatch.setattr(httpcore2.AnyIOBackend, "connect_tcp", connect)
+    await told(LibraryClient(), "http://a-model.invalid/v1")
+
+    assert [message[-7:] for message in written] == [b'{"a":1}'] * 2
 
 
 async def test_a_kind_of_proxy_that_is_not_spoken_is_said_when_a_route_is_prepared(

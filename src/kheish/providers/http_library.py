@@ -6,7 +6,9 @@ writes each request and answer in objects of its own.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from urllib.request import getproxies, proxy_bypass
 
@@ -60,6 +62,7 @@ class LibraryClient:
                 max_connections=None,
                 max_keepalive_connections=_MAX_IDLE,
                 keepalive_expiry=_IDLE_S,
+                network_backend=_Network(),
             )
         return known
 
@@ -83,6 +86,57 @@ def _proxy_for(address: httpx2.URL) -> str | None:
 
 def _as_the_pool_has_it(url: httpx2.URL) -> httpcore2.URL:
     return httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+
+
+class _Network(httpcore2.AsyncNetworkBackend):
+    """The library's connections, but that the head and the content of a request leave together."""
+
+    def __init__(self) -> None:
+        self._network = httpcore2.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        return _Stream(await self._network.connect_tcp(host, port, timeout, local_address, socket_options))
+
+    async def sleep(self, seconds: float) -> None:
+        await self._network.sleep(seconds)
+
+
+class _Stream(httpcore2.AsyncNetworkStream):
+    """What is written waits until an answer is read: each write is a system call that wakes the server."""
+
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._waiting: list[bytes] = []
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._waiting.append(buffer)
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._waiting:
+            message = b"".join(self._waiting)
+            self._waiting.clear()
+            # A server that takes no more of a request may have said why.
+            with suppress(httpcore2.WriteError):
+                await self._stream.write(message, timeout)
+        return await self._stream.read(max_bytes, timeout)
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.AsyncNetworkStream:
+        return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> object:
+        return self._stream.get_extra_info(info)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 class _LibraryTarget:
