@@ -59,8 +59,8 @@ class _Beside:
 
     @property
     def judged(self) -> bool:
-        """With the same client on both sides; else what is compared is the clients as well."""
-        return engine(self.daemon) == engine(self.floor)
+        """Beside the loop that anybody would write. One that borrows the daemon's engine has a part of the daemon."""
+        return engine(self.floor) == "library"
 
 
 _EACH = (
@@ -140,12 +140,14 @@ def _overhead(found: Found, beside: _Beside, kind: Kind, percentile: int) -> Fig
         floor,
         beside_name=beside.floor_name,
         aim=f"at most {_MOST_OVERHEAD[percentile]:g} x" if beside.judged else "",
-        note=_bare_note(found, beside, kind) if beside.judged else "",
+        note=_bare_note(found, beside, kind),
     )
 
 
 def _bare_note(found: Found, beside: _Beside, kind: Kind) -> str:
     client = engine(beside.daemon)
+    if client != engine(beside.floor):
+        return ""  # each row with the same client on both sides says it of its own
     took_ms = median(found.bare_call_s[kind.key, client]) * 1000
     where = ", on the library," if client == "library" else ""
     return f"1 session; a bare call{where} takes {took_ms:.2f} ms, median"

@@ -22,12 +22,12 @@ from bench.submits import submit_figures, submits
 
 _RUNS = {1: (40, 20), 16: (60, 4), 64: (15, 2)}
 """How many each session makes in one round of a full and of a quick run."""
-_ROUNDS = {1: (48, 8), 16: (3, 3), 64: (3, 2)}
+_ROUNDS = {1: (48, 10), 16: (3, 3), 64: (3, 2)}
 """In a full and in a quick run. One session is what others on the machine disturb most, and a round of 64 the least.
 
 Short rounds, for both sides of a pair meet the same moment of a machine whose speed changes within seconds.
 """
-_WARM_UP_RUNS = 40
+_WARM_UP_RUNS = 25
 """By then the interpreter has seen what it specialises, and what the start moved is where it stays."""
 _ENGINES: tuple[Engine, ...] = ("ours", "library")
 _MODEL_PATH = "/v1/chat/completions"

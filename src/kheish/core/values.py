@@ -30,9 +30,11 @@ else:
     def changed(value, **changes):
         """Return a copy with other values in some fields. Its class has no `__post_init__`."""
         kind = type(value)
+        if hasattr(kind, "__post_init__"):
+            raise TypeError(f"{kind.__name__} works something out when it is made")
         copy = object.__new__(kind)
         for name in kind.__dataclass_fields__:
             setattr(copy, name, changes.pop(name) if name in changes else getattr(value, name))
-        if changes or hasattr(kind, "__post_init__"):
-            raise TypeError(f"{kind.__name__} cannot be copied with {sorted(changes)} changed")
+        if changes:
+            raise TypeError(f"{kind.__name__} cannot be copied with {', '.join(map(repr, changes))} changed")
         return copy
