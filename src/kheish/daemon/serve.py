@@ -219,7 +219,6 @@ class _Server:
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
             backlog=_BACKLOG,
             timeout_graceful_shutdown=1,
         )
