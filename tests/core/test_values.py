@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pytest
 
@@ -30,6 +31,26 @@ class Derived:
 
 
 @value_class(frozen=True, kw_only=True, slots=True)
+class Caching:
+    x: int
+    _known: int | None = field(init=False, default=None)
+
+
+@value_class(frozen=True, kw_only=True, slots=True)
+class Counted:
+    kind: ClassVar[str] = "counted"
+    x: int
+
+
+@value_class(frozen=True, kw_only=True, slots=True)
+class Loose:
+    x: int
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Loose)
+
+
+@value_class(frozen=True, kw_only=True, slots=True)
 class Named:
     name: str
 
@@ -51,6 +72,7 @@ def test_a_hash_of_its_own_and_an_identity_stay() -> None:
     one = Single(x=1)
 
     assert hash(Named(name="a")) == 7
+    assert hash(Loose(x=1)) == hash((1,))
     assert one != Single(x=1)
     assert hash(one) == object.__hash__(one)
 
@@ -67,6 +89,11 @@ def test_a_copy_with_an_unknown_field_is_refused() -> None:
         changed(Point(x=1), z=3)  # type: ignore[call-arg]
 
 
-def test_what_is_worked_out_when_a_value_is_made_cannot_be_copied() -> None:
-    with pytest.raises(TypeError, match="Derived works something out when it is made"):
-        changed(Derived(x=1), x=2)
+@pytest.mark.parametrize("value", [Derived(x=1), Caching(x=1)])
+def test_what_a_value_works_out_for_itself_is_not_copied(value: Derived | Caching) -> None:
+    with pytest.raises(TypeError, match=f"{type(value).__name__} works something out when it is made"):
+        changed(value, x=2)
+
+
+def test_what_belongs_to_the_class_stays_there() -> None:
+    assert changed(Counted(x=1), x=2) == Counted(x=2)

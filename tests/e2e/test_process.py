@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -194,6 +195,19 @@ def test_a_daemon_that_would_be_open_refuses_to_start_before_it_listens(
     assert named in ended.stderr
     assert "hunter2" not in ended.stderr
     assert not (tmp_path / "state").exists()
+
+
+def test_the_audit_of_refusals_believes_no_header_about_who_called(daemon_for: Callable[..., Daemon]) -> None:
+    daemon = daemon_for("", arguments=("--allow-empty-routes",), env={"KHEISH_DAEMON_ADMIN_TOKEN": "hunter2"})
+
+    headers = {"Authorization": "Bearer wrong", "X-Forwarded-For": "203.0.113.9"}
+    refused = httpx2.get(daemon.url + "/v1/status", headers=headers, timeout=DEADLINE_S)
+
+    audit = daemon.state_root / "control-plane-auth" / "audit.jsonl"
+    wait_for_text(audit, "auth_failure")
+    told = json.loads(audit.read_text().splitlines()[0])
+    assert refused.status_code == 401
+    assert told["remote_addr"] == "127.0.0.1"
 
 
 def test_with_an_admin_token_every_address_asks_for_it(daemon_for: Callable[..., Daemon]) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from kheish.core.problems import Problem, StoreUnavailable
 from kheish.engine import entries as e
+from kheish.engine.endings import Endings
 from kheish.engine.entries import RouteRef, RunStatus
 from kheish.engine.hands import Draining
 from kheish.engine.journal import MemoryJournal
+from kheish.engine.model_calls import ModelCall
 from kheish.engine.ports import Also, Meanwhile, Proposal, Transition
 from kheish.engine.state import RunState
 from kheish.providers.protocol import ErrorKind, ModelReply, ModelRequest, Provider, ProviderError, TextDelta
@@ -248,6 +252,23 @@ async def test_an_end_that_never_comes_holds_up_the_next_request_for_a_while_onl
 
     assert (await world.finish()).output == "done"
     assert len(model.requests) == 2
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_ends_can_be_left_at_the_moment_the_last_one_is_over(turns: int) -> None:
+    over = asyncio.Event()
+    call = SimpleNamespace(run=SimpleNamespace(run_id="run-1"), aclose=over.wait)
+    endings = Endings(lambda: None)
+    endings.add(cast("ModelCall", call))
+    endings.begin()
+    await asyncio.sleep(0)
+    over.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    await endings.abandon()
+
+    assert not endings.under_way
 
 
 async def test_a_drain_ends_in_time_also_when_the_end_of_an_answer_never_comes() -> None:

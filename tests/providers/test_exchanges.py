@@ -235,6 +235,33 @@ async def test_a_server_that_takes_no_more_of_a_request_is_heard_all_the_same(mo
     assert caught.value.status == 413
 
 
+async def test_a_server_that_answers_twice_at_once_puts_no_later_request_out_of_step() -> None:
+    sent: list[bytes] = []
+
+    def said(word: bytes) -> bytes:
+        return sized(REPLY.replace(b"one", word))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while arrived := await reader.read(65_536):
+                for request in arrived.split(b"POST ")[1:]:
+                    sent.append(request[-1:])
+                    writer.write(said(b"one") + said(b"extra") if len(sent) == 1 else said(request[-1:]))
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with asyncio.timeout(30), aclosing(LibraryClient()) as client:
+        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        endpoint = ModelEndpoint(provider="p", url=url, client=client, headers={})
+        bodies = (b"1", b"2", b"3", b"4")
+        heard = [[item async for item in endpoint.stream(body, ChatDecoder("p"))] for body in bodies]
+    listener.close()
+
+    # The second call takes what nobody asked for; its connection is left, and what waited on it is never sent.
+    assert [items[0] for items in heard] == [TextDelta(text=text) for text in ("one", "extra", "3", "4")]
+    assert sent == [b"1", b"3", b"4"]
+
+
 async def test_a_request_leaves_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[bytes] = []
 

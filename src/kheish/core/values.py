@@ -9,6 +9,7 @@ Likewise `changed` is `dataclasses.replace` without its look at what each field 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING
 
 __all__ = ["changed", "value_class"]
@@ -22,19 +23,31 @@ else:
         """Make a dataclass whose objects have the hash of a frozen one."""
 
         def made(kind):
-            hashed = frozen and eq and "__hash__" not in vars(kind)
+            own = vars(kind)
+            # A class that compares in its own way has None there, which is no hash of its own.
+            hashed = frozen and eq and (own.get("__hash__") is None if "__eq__" in own else "__hash__" not in own)
             return dataclasses.dataclass(kind, eq=eq, unsafe_hash=hashed, **options)
 
         return made
 
     def changed(value, **changes):
-        """Return a copy with other values in some fields. Its class has no `__post_init__`."""
+        """Return a copy with other values in some fields.
+
+        Raises:
+            TypeError: there is no such field, or an object of this class is more than what it was made of.
+        """
         kind = type(value)
-        if hasattr(kind, "__post_init__"):
-            raise TypeError(f"{kind.__name__} works something out when it is made")
         copy = object.__new__(kind)
-        for name in kind.__dataclass_fields__:
+        for name in _given(kind):
             setattr(copy, name, changes.pop(name) if name in changes else getattr(value, name))
         if changes:
             raise TypeError(f"{kind.__name__} cannot be copied with {', '.join(map(repr, changes))} changed")
         return copy
+
+    @functools.cache
+    def _given(kind):
+        """The names of the fields of a class whose objects are all that they were given."""
+        fields = dataclasses.fields(kind)
+        if hasattr(kind, "__post_init__") or not all(field.init for field in fields):
+            raise TypeError(f"{kind.__name__} works something out when it is made")
+        return tuple(field.name for field in fields)

@@ -219,6 +219,8 @@ class _Server:
             log_config=None,
             access_log=False,
             server_header=False,
+            # Whoever is on this machine could name any caller: to the audit, and to the limit on failures.
+            proxy_headers=False,
             backlog=_BACKLOG,
             timeout_graceful_shutdown=1,
         )

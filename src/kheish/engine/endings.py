@@ -57,8 +57,9 @@ class Endings:
         self.begin()
         if self._tasks:
             await asyncio.sleep(0)  # a task that is cancelled before its first step closes nothing
-            for task in self._tasks:
-                task.cancel()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
             await asyncio.wait(self._tasks)
 
     def _over(self, task: asyncio.Task[None]) -> None:
@@ -67,5 +68,6 @@ class Endings:
 
 
 def _cut_off(task: asyncio.Task[None], run_id: str) -> None:
-    log.warning("model_call.end_did_not_come", run_id=run_id)
-    task.cancel()
+    if not task.done():
+        log.warning("model_call.end_did_not_come", run_id=run_id)
+        task.cancel()

@@ -6,6 +6,7 @@ writes each request and answer in objects of its own.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +28,7 @@ _FAILURES = (
     httpcore2.ProtocolError,
     httpcore2.ProxyError,
     httpcore2.UnsupportedProtocol,
+    ssl.SSLError,
 )
 
 
@@ -130,9 +132,16 @@ class _Stream(httpcore2.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.AsyncNetworkStream:
-        return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        try:
+            return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        except asyncio.CancelledError:
+            await self.aclose()  # the library closes after failures only
+            raise
 
     def get_extra_info(self, info: str) -> object:
+        # What was answered without being read for came behind another answer: the pool drops such a connection.
+        if info == "is_readable" and self._waiting:
+            return True
         return self._stream.get_extra_info(info)
 
     async def aclose(self) -> None:
