@@ -126,9 +126,9 @@ class Http1Target:
         connection = await self._client.send(self._origin, message)
         if connection.header("content-encoding") is None:
             return connection
-        from kheish.providers.http_library import unpacked  # late: nobody asked for an encoding
+        from kheish.providers.http_library import Unpacked  # late: nobody asked for an encoding
 
-        return unpacked(connection, connection.answer.headers)
+        return Unpacked(connection, connection.answer.headers)
 
 
 def written(lines: Sequence[bytes]) -> bytes:

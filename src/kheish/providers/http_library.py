@@ -164,7 +164,7 @@ class _LibraryTarget:
         except _FAILURES as error:
             raise ExchangeFailed(type(error).__name__) from None
         exchange = _LibraryExchange(answer)
-        return exchange if exchange.header("content-encoding") is None else unpacked(exchange, answer.headers)
+        return exchange if exchange.header("content-encoding") is None else Unpacked(exchange, answer.headers)
 
 
 class _LibraryExchange:
@@ -186,23 +186,17 @@ class _LibraryExchange:
 
     async def read(self) -> bytes:
         try:
-            async for chunk in self._chunks:
-                if chunk:
-                    return chunk
+            return await _next_of(self._chunks)
         except _FAILURES as error:
             raise ExchangeFailed(type(error).__name__) from None
-        return b""
 
     async def aclose(self) -> None:
         await self._answer.aclose()
 
 
-def unpacked(exchange: Exchange, headers: Sequence[tuple[bytes, bytes]]) -> Exchange:
+class Unpacked:
     """An exchange with the encoding of its content, which ``headers`` tell, taken off."""
-    return _Unpacked(exchange, headers)
 
-
-class _Unpacked:
     ended = False  # what was taken off may hold something back
 
     def __init__(self, exchange: Exchange, headers: Sequence[tuple[bytes, bytes]]) -> None:
@@ -219,15 +213,20 @@ class _Unpacked:
 
     async def read(self) -> bytes:
         try:
-            async for chunk in self._chunks:
-                if chunk:
-                    return chunk
+            return await _next_of(self._chunks)
         except httpx2.DecodingError as error:
             raise ExchangeFailed(type(error).__name__) from None
-        return b""
 
     async def aclose(self) -> None:
         await self._exchange.aclose()
+
+
+async def _next_of(chunks: AsyncIterator[bytes]) -> bytes:
+    """The next bytes there are; b"" at the end."""
+    async for chunk in chunks:
+        if chunk:
+            return chunk
+    return b""
 
 
 class _Body(httpx2.AsyncByteStream):
